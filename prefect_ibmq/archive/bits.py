@@ -21,6 +21,7 @@ Codes = NDArray[np.uint64]
 Index = NDArray[np.intp]
 
 BLOCK = 1 << 18  # shots worked on at once where a wider copy of them is needed
+SPELL_BLOCK = 1 << 11  # rows spelled at once
 WIDE_BLOCK = 1 << 14  # the same for registers of over 64 bits, where elements are told apart by sorting
 _SPELLED = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1) + np.uint8(ord("0"))
 _SPELLED_WORDS: Codes = _SPELLED.view(np.uint64)[:, 0]
@@ -75,10 +76,12 @@ def bitstrings(packed: Bytes, num_bits: int) -> pa.StringArray:
     rows = len(packed)
     if num_bits == 0 or rows == 0:
         return pa.repeat(pa.scalar("0"), rows)
-    letters = np.take(_SPELLED_WORDS, packed).view(np.uint8).reshape(rows, -1)
-    letters = np.ascontiguousarray(letters[:, letters.shape[1] - num_bits :])
     if rows * num_bits > np.iinfo(np.int32).max:
         raise ValueError(f"{rows} bitstrings of {num_bits} bits do not fit one Arrow string array; pass fewer rows")
+    letters = np.empty((rows, num_bits), dtype=np.uint8)
+    for start in range(0, rows, SPELL_BLOCK):
+        spelled = np.take(_SPELLED_WORDS, packed[start : start + SPELL_BLOCK]).view(np.uint8)
+        letters[start : start + SPELL_BLOCK] = spelled[:, spelled.shape[1] - num_bits :]
     ends = np.arange(rows + 1, dtype=np.int32) * np.int32(num_bits)
     return pa.StringArray.from_buffers(rows, pa.py_buffer(ends), pa.py_buffer(letters))
 
@@ -179,14 +182,13 @@ def _tally_wide(rows: Bytes, shots: int, num_bits: int, first: int) -> Tally:
 
 def _ranges(rows: Bytes, num_bits: int) -> Iterator[Bytes]:
     """The shots of one element in ranges of their leading word, lowest first: each is counted apart from the others."""
-    keys = np.empty(len(rows), dtype=np.uint64)
-    for start in range(0, len(rows), BLOCK // 8):
-        keys[start : start + BLOCK // 8] = _word(_masked(rows[start : start + BLOCK // 8], num_bits), 0)
-    sample = np.sort(keys[:: max(1, len(keys) // 4096)])
+    slices = [slice(start, start + BLOCK // 8) for start in range(0, len(rows), BLOCK // 8)]
+    sample = np.sort(_word(_masked(rows[:: max(1, len(rows) // 4096)], num_bits), 0))
     parts = -(-len(rows) // (BLOCK // 4))
     bounds = np.unique(sample[np.linspace(0, len(sample) - 1, parts + 1).astype(int)[1:-1]])
-    part_of = np.searchsorted(bounds, keys, side="right").astype(np.uint16)
-    del keys
+    part_of = np.empty(len(rows), dtype=np.uint16)
+    for some in slices:
+        part_of[some] = np.searchsorted(bounds, _word(_masked(rows[some], num_bits), 0), side="right")
     for part in range(len(bounds) + 1):
         if len(which := np.flatnonzero(part_of == part)):
             yield rows if len(which) == len(rows) else rows[which]

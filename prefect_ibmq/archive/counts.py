@@ -207,8 +207,9 @@ def _room(num_bits: int) -> int:
 def _counted(pub: PubStamp, texts: ParameterTexts, register: str, bits: BitArray) -> Iterator[_Piece]:
     step = _room(bits.num_bits)
     for tally in count_bits(bits.array, bits.num_bits):
-        for start in range(0, len(tally), step):
-            stop = min(start + step, len(tally))
+        parts = -(-len(tally) // step)
+        for part in range(parts):
+            start, stop = len(tally) * part // parts, len(tally) * (part + 1) // parts
             packed, elements, counts = tally.packed(start, stop), tally.elements[start:stop], tally.counts[start:stop]
             yield _Piece(pub, texts, register, bits.num_shots, bits.num_bits, packed, elements, counts)
 

@@ -7,6 +7,7 @@ writing them twice is a no-op. No reader needs this package: each dataset is pla
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -30,8 +31,12 @@ from prefect_ibmq.errors import ArchiveError
 
 __all__ = ["BATCH_BYTES", "BATCH_ROWS", "Archive", "Filters", "open_archive"]
 
-BATCH_ROWS = 1 << 13  # rows in a Parquet row group, and so in memory at once while writing
-BATCH_BYTES = 5 << 18  # the same in bytes
+BATCH_ROWS = 1 << 14  # rows in a Parquet row group, and so in memory at once while writing
+BATCH_BYTES = 5 << 19  # the same in bytes
+PAGE_BYTES = 1 << 17  # Parquet's writer holds several copies of the page that it makes (1 MB by default)
+AHEAD = 2  # batches that wait or are being written: some take longer to be made than others
+SOUGHT = frozenset({"run_key", "set_key", "position", "circuit", "job_id", "created", "executed"})
+"""What rows are mostly looked for by: of these columns a row group tells its least and greatest value."""
 LONG_TEXT = 32  # bytes a row from which a text column is not dictionary-encoded
 DIGEST_LETTERS = 32
 
@@ -196,24 +201,23 @@ def open_archive(
 class _FileWriter:
     """One Parquet file. Text goes in dictionary-encoded, yet is declared as plain text, the same for all readers.
 
-    A batch is compressed in a thread of its own while the next one is made; at most one is waiting.
+    Batches are compressed in a thread of its own while the next ones are made; at most `AHEAD` are not written yet.
     """
 
     def __init__(self, file: Any, spec: Dataset, address: str) -> None:
         self._file, self._spec, self._address = file, spec, address
         self._writer: pq.ParquetWriter | None = None
         self._thread = ThreadPoolExecutor(1, "parquet")
-        self._writing: Future[None] | None = None
+        self._writing: deque[Future[None]] = deque()
 
     def write(self, rows: pa.RecordBatch) -> None:
-        self._settle()
-        self._writing = self._thread.submit(self._write, rows.drop_columns(list(self._spec.partition)))
+        self._settle(AHEAD - 1)
+        self._writing.append(self._thread.submit(self._write, rows.drop_columns(list(self._spec.partition))))
 
-    def _settle(self) -> None:
-        if self._writing is not None:
-            writing, self._writing = self._writing, None
+    def _settle(self, left: int) -> None:
+        while len(self._writing) > left:
             with telling(self._address, "write to"):
-                writing.result()
+                self._writing.popleft().result()
 
     def _write(self, rows: pa.RecordBatch) -> None:
         if self._writer is None:
@@ -221,14 +225,20 @@ class _FileWriter:
             self._writer = pq.ParquetWriter(
                 self._file,
                 rows.schema,
-                compression="zstd",
+                compression={name: "none" if self._is_constant(rows, name) else "zstd" for name in rows.schema.names},
+                data_page_size=PAGE_BYTES,
                 store_schema=False,
                 use_dictionary=[name for name in rows.schema.names if name not in long],
-                # Sorted texts begin alike, and their beginnings are then written once.
-                column_encoding=dict.fromkeys(long, "DELTA_BYTE_ARRAY") or None,
+                write_statistics=[name for name in rows.schema.names if name in SOUGHT],
             )
             self._writer.add_key_value_metadata({"prefect_ibmq.schema": f"{self._spec.name}/{self._spec.version}"})
         self._writer.write_batch(rows)
+
+    @staticmethod
+    def _is_constant(rows: pa.RecordBatch, name: str) -> bool:
+        """Whether a column has one value: as a dictionary that is a few bytes, and making a compressor takes longer."""
+        column = rows.column(name)
+        return column.null_count == len(column) or (pa.types.is_dictionary(column.type) and len(column.dictionary) == 1)
 
     def _is_long(self, rows: pa.RecordBatch, name: str) -> bool:
         """Whether a column holds long texts that differ: looking for repeated ones would only cost time."""
@@ -236,7 +246,7 @@ class _FileWriter:
 
     def close(self) -> None:
         try:
-            self._settle()
+            self._settle(0)
         finally:
             self._thread.shutdown()
             if self._writer is not None:
@@ -317,6 +327,9 @@ def _gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             pending, rows, size = [], 0, 0
         pending.append(batch)
         rows, size = rows + batch.num_rows, size + batch.nbytes
+        if rows > BATCH_ROWS // 2 or size > BATCH_BYTES // 2:  # it seldom pays to hold it until the next one is made
+            yield _one_batch(pending)
+            pending, rows, size = [], 0, 0
     if pending:
         yield _one_batch(pending)
 
