@@ -14,8 +14,6 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -61,6 +59,7 @@ from prefect_ibmq.run_listing import older_runs, write_stopped
 from prefect_ibmq.scripts import for_a_person, line_that_goes_on
 from prefect_ibmq.suspension import new_pause_key
 from prefect_ibmq.terminal import counted
+from prefect_ibmq.together import all_of
 
 NAME = "nightly-run"
 DONE, TROUBLE, SOME_FAILED, DEADLINE, SUSPENDED = 0, 1, 3, 4, 75
@@ -198,11 +197,17 @@ async def nightly_run(
                 if opened is not None:
                     raise opened
                 return await dry_night(night, backend, isa, max_circuits_per_job, provider, seed)
-            async with older_runs_finished(night, provider, waits=mode == "wait"):
+            waits = mode == "wait"
+            await take_up_older(night, provider, waits=waits)
+
+            async def tonight() -> None:
                 if opened is not None:
                     raise opened
                 await plan_night(night, backend, isa, max_circuits_per_job, provider, seed)
-                await finish_night(night, provider, waits=mode == "wait", resubmit=resubmit)
+                await finish_night(night, provider, waits=waits, resubmit=resubmit)
+
+            # What is stuck in a queue since yesterday does not hold tonight up, nor is tonight's trouble last night's.
+            await all_of([tonight(), *(older.go() for older in night.older)])
             await report(night, provider)
     except TimeoutError:
         if not timer.expired():
@@ -260,25 +265,6 @@ async def dry_night(
         chosen, circuits = await isa_of(night, backend, isa, provider, seed)
         told = dry(night.run, chosen, circuits, cut_into(night.run, most), night.began)
     return {**night.told(), **told, "status": DONE}
-
-
-@asynccontextmanager
-async def older_runs_finished(night: Night, provider: str | None, *, waits: bool) -> AsyncIterator[None]:
-    """Go on with what earlier starts of the same name have left, from now until the block's end and beyond.
-
-    Tonight's jobs are submitted meanwhile: what is stuck in a queue since yesterday should not hold them up.
-    """
-    await take_up_older(night, provider, waits=waits)
-    going = asyncio.gather(*(each.go() for each in night.older))
-    try:
-        yield
-    except IBMQError:
-        await going  # tonight's trouble is not last night's
-        raise
-    except BaseException:
-        going.cancel()
-        raise
-    await going
 
 
 async def take_up_older(night: Night, provider: str | None, *, waits: bool) -> None:
