@@ -12,7 +12,7 @@ import json
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 from uuid import uuid4
@@ -130,7 +130,6 @@ class Intent(BaseModel):
 
     Attributes:
         at: When it was written, just before the POST.
-        ended: When the POST's connection ended without a usable answer; None where nobody came to write it down.
         withdrawn: Whether it is proved that nothing was accepted.
     """
 
@@ -139,18 +138,7 @@ class Intent(BaseModel):
     part: str
     attempt: int
     at: AwareDatetime
-    ended: AwareDatetime | None = None
     withdrawn: bool = False
-
-    def settles_in(self, now: datetime, settle_seconds: float, submit_seconds: float) -> float:
-        """Seconds until a list of jobs would prove whether the part has one.
-
-        A process that was killed cannot tell when its POST ended: at the latest when its deadline was over, and not
-        after now.
-        """
-        ended = self.ended or min(now, self.at + timedelta(seconds=submit_seconds))
-        left = (ended - now).total_seconds() + settle_seconds
-        return min(max(left, 0.0), settle_seconds)
 
 
 class Run:
@@ -323,13 +311,6 @@ class Run:
     def write_intent(self, part: Part, attempt: int) -> None:
         """Say that this part is about to be posted."""
         self._put_intent(Intent(part=part.label, attempt=attempt, at=datetime.now(UTC)))
-
-    def end_intent(self, part: Part, attempt: int) -> None:
-        """Say that the POST has ended and that nobody knows what became of it."""
-        now = datetime.now(UTC)
-        earlier = self.intent(part, attempt)
-        at = earlier.at if earlier is not None else now
-        self._put_intent(Intent(part=part.label, attempt=attempt, at=at, ended=now))
 
     def withdraw_intent(self, part: Part, attempt: int) -> None:
         """Take an intent back: it is proved that nothing was accepted."""

@@ -36,7 +36,7 @@ from prefect_ibmq import (
 from prefect_ibmq.archive.datasets import open_archive
 from prefect_ibmq.attempts import End, runs_again
 from prefect_ibmq.failures import JobStatus
-from prefect_ibmq.runs import Intent, Part, Run
+from prefect_ibmq.runs import Part, Run
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -450,23 +450,6 @@ async def test_a_refusal_leaves_nothing_to_settle(served: Any, tmp_path: Path, m
     await asubmit_part(run, plan.parts[0], provider)
     assert time.monotonic() - began < 20
     assert served.posts() == 2
-
-
-def test_settling_waits_for_what_is_left_of_the_window() -> None:
-    now = datetime(2026, 11, 20, tzinfo=UTC)
-
-    def left(at: float, ended: float | None = None) -> float:
-        ends = None if ended is None else now - timedelta(seconds=ended)
-        intent = Intent(part="0-0", attempt=1, at=now - timedelta(seconds=at), ended=ends)
-        return intent.settles_in(now, settle_seconds=10, submit_seconds=900)
-
-    assert left(at=100, ended=3) == pytest.approx(7)
-    assert left(at=100, ended=30) == 0
-    # of a killed process nobody knows when its POST ended
-    assert left(at=100) == pytest.approx(10)
-    assert left(at=905) == pytest.approx(5)
-    assert left(at=3600) == 0
-    assert left(at=-50) == pytest.approx(10)  # another machine's clock
 
 
 async def test_an_old_intent_is_looked_up_at_once(served: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

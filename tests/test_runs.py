@@ -119,17 +119,11 @@ def test_damaged_plans_are_told_and_not_guessed(run: Run, tmp_path: Path) -> Non
         run.plan()
 
 
-def test_intents_are_written_ended_and_withdrawn(run: Run) -> None:
+def test_intents_are_written_and_withdrawn(run: Run) -> None:
     part = Part(first=0, last=1, shots=10)
     assert run.intent(part, 1) is None
     run.write_intent(part, 1)
-    written = run.intent(part, 1)
-    assert written is not None
-    assert written.ended is None
-    run.end_intent(part, 1)
-    ended = run.intent(part, 1)
-    assert ended is not None
-    assert (ended.at, ended.ended is not None) == (written.at, True)
+    assert run.intent(part, 1) is not None
     run.withdraw_intent(part, 1)
     assert run.intent(part, 1) is None
     assert run.intent(part, 2) is None
