@@ -16,7 +16,7 @@ from prefect_ibmq.credentials import VARIABLES
 from prefect_ibmq.errors import IBMQError
 from prefect_ibmq.provider import IBMQProvider, provider_of
 from prefect_ibmq.settings import get_settings
-from prefect_ibmq.tags import run_tag
+from prefect_ibmq.tags import FLOW_PREFIX, flow_tag, run_tag
 from prefect_ibmq.wire.rivals import marked, stopped_tag
 
 if TYPE_CHECKING:
@@ -26,9 +26,8 @@ if TYPE_CHECKING:
     from prefect_ibmq.wire.client import RuntimeClient
     from prefect_ibmq.wire.records import JobRecord
 
-__all__ = ["FLOW_PREFIX", "acancel_jobs", "cancel_jobs", "flow_of", "stop_jobs"]
+__all__ = ["acancel_jobs", "cancel_jobs", "flow_of", "stop_jobs"]
 
-FLOW_PREFIX = "ibmq-flow:"
 _HOOK_SECONDS = 120.0
 
 
@@ -82,9 +81,9 @@ async def _tags_of(flow_run: FlowRun) -> tuple[str, ...]:
     from prefect_ibmq.run_keys import root_of
 
     if flow_run.parent_task_run_id is None:
-        return (f"{FLOW_PREFIX}{flow_run.id}",)
+        return (flow_tag(flow_run.id),)
     run_key = (flow_run.parameters or {}).get("run_key")
-    return (f"{FLOW_PREFIX}{await root_of(flow_run.id)}", run_tag(run_key)) if isinstance(run_key, str) else ()
+    return (flow_tag(await root_of(flow_run.id)), run_tag(run_key)) if isinstance(run_key, str) else ()
 
 
 async def _stop_listed(client: RuntimeClient, tags: tuple[str, ...], flow_run: str) -> list[str]:

@@ -140,7 +140,7 @@ async def _submit(
     admit = partial(gate.admit_again, part, limits) if limits is not None else None
     journal = PartJournal(run, plan, part, attempt, private=private, admit=admit)
     flow_run, reordered = await root_flow_run(), plan.reorders(part)
-    label = part_tags(run.set_key, part.label, attempt, run.run_key, flow_run, reordered=reordered, **own)
+    tags = part_tags(run.set_key, part.label, attempt, run.run_key, flow_run, reordered=reordered, **own)
 
     async def request() -> JobRequest:
         if fields["session_id"] is not None:
@@ -149,7 +149,7 @@ async def _submit(
             await gate.admit(part, limits)
         await _know_target(run, plan, provider)
         await run.ledger(client, provider.budget_seconds).reserve(part.seconds or 0.0)
-        return replace(await asyncio.to_thread(_request, run, plan, part, label.all), **fields)
+        return replace(await asyncio.to_thread(_request, run, plan, part, tags), **fields)
 
     done = await submit_place(client, listing, place_at(part, attempt), journal, request)
     _tell(done, plan, part)

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
 from prefect_ibmq.errors import InputError
 from prefect_ibmq.wire.records import EXPERIMENT_PREFIX, NAME_PREFIX
 from prefect_ibmq.wire.rivals import PART_PREFIX, SET_PREFIX
 
 __all__ = [
+    "FLOW_PREFIX",
     "MAX_OWN_TAGS",
     "MAX_TAG_LENGTH",
     "OUR_PREFIX",
-    "JobTags",
     "experiment_tag",
+    "flow_tag",
     "own_tags",
     "part_tags",
     "run_tag",
@@ -31,19 +31,7 @@ MAX_TAG_LENGTH = 86
 MAX_OWN_TAGS = 2
 MAX_NAME_LENGTH = MAX_TAG_LENGTH - len(NAME_PREFIX)
 OUR_PREFIX = "ibmq-"
-
-
-@dataclass(frozen=True, slots=True)
-class JobTags:
-    """The tags of one job.
-
-    Attributes:
-        identifying: Those that together belong to one attempt at one part only.
-        all: All of them.
-    """
-
-    identifying: tuple[str, ...]
-    all: tuple[str, ...]
+FLOW_PREFIX = "ibmq-flow:"
 
 
 def set_tag(set_key: str) -> str:
@@ -54,6 +42,11 @@ def set_tag(set_key: str) -> str:
 def run_tag(run_key: str) -> str:
     """The tag that all jobs of a run key bear; hashed, since run keys may be long."""
     return f"ibmq-run:{hashlib.sha256(run_key.encode()).hexdigest()[:32]}"
+
+
+def flow_tag(flow_run: object) -> str:
+    """The tag that all jobs of a root flow run bear, by its id."""
+    return f"{FLOW_PREFIX}{flow_run}"
 
 
 def part_tags(
@@ -67,16 +60,15 @@ def part_tags(
     own: Sequence[str] = (),
     experiment_id: str | None = None,
     reordered: bool = False,
-) -> JobTags:
-    """The tags of one attempt at one part; `reordered` where it runs other positions than its places say.
+) -> tuple[str, ...]:
+    """All tags of one attempt at one part; `reordered` where it runs other positions than its places say.
 
     Raises:
         InputError: A tag of the author's, or the name, breaks the service's limits.
     """
-    identifying = (set_tag(set_key), f"{PART_PREFIX}{part}.{attempt}{'~' if reordered else ''}")
-    more = [run_tag(run_key)]
-    more += [f"ibmq-flow:{flow_run}"] if flow_run else []
-    return JobTags(identifying, (*identifying, *more, *own_tags(name, own, experiment_id)))
+    place = f"{PART_PREFIX}{part}.{attempt}{'~' if reordered else ''}"
+    flow = (flow_tag(flow_run),) if flow_run else ()
+    return (set_tag(set_key), place, run_tag(run_key), *flow, *own_tags(name, own, experiment_id))
 
 
 def experiment_tag(experiment_id: str) -> str:

@@ -15,20 +15,19 @@ FLOW_RUN = "0197d2c4-1111-7abc-8def-0123456789ab"
 
 def test_a_job_has_eight_tags_at_most_with_one_kept_free() -> None:
     tags = part_tags(SET_KEY, "0-99999", 12, "nightly" * 50, FLOW_RUN, name="n" * MAX_NAME_LENGTH, own=["x" * 86, "y"])
-    assert len(tags.all) == 7
-    assert len(set(tags.all)) == 7
-    assert max(map(len, tags.all)) <= MAX_TAG_LENGTH
+    assert len(tags) == 7
+    assert len(set(tags)) == 7
+    assert max(map(len, tags)) <= MAX_TAG_LENGTH
 
 
-def test_the_identifying_tags_are_the_set_and_the_part_with_its_attempt() -> None:
+def test_ours_are_the_set_the_part_with_its_attempt_and_the_run_key() -> None:
     tags = part_tags(SET_KEY, "3-7", 2, "nightly", None)
-    assert tags.identifying == (set_tag(SET_KEY), "ibmq-part:3-7.2")
-    assert tags.all == (*tags.identifying, run_tag("nightly"))
+    assert tags == (set_tag(SET_KEY), "ibmq-part:3-7.2", run_tag("nightly"))
 
 
 def test_flow_run_and_name_are_tags_where_they_are_given() -> None:
     tags = part_tags(SET_KEY, "0-0", 1, "nightly", FLOW_RUN, name="ghz")
-    assert tags.all[3:] == (f"ibmq-flow:{FLOW_RUN}", "ibmq-name:ghz")
+    assert tags[3:] == (f"ibmq-flow:{FLOW_RUN}", "ibmq-name:ghz")
 
 
 @given(st.text(min_size=1), st.text(min_size=1))
@@ -62,7 +61,7 @@ def test_a_name_that_is_too_long_is_refused_with_its_own_length() -> None:
 
 def test_an_experiment_is_a_tag_that_takes_the_place_of_one_of_the_authors() -> None:
     tags = part_tags(SET_KEY, "0-0", 1, "nightly", FLOW_RUN, name="ghz", own=["mine"], experiment_id="e-1")
-    assert tags.all[5:] == ("ibmq-experiment:e-1", "mine")
+    assert tags[5:] == ("ibmq-experiment:e-1", "mine")
     with pytest.raises(InputError, match="2 tags were given beside experiment_id; 1 are free"):
         part_tags(SET_KEY, "0-0", 1, "nightly", FLOW_RUN, own=["a", "b"], experiment_id="e-1")
     with pytest.raises(InputError, match="is no experiment id"):

@@ -20,7 +20,6 @@ from prefect_ibmq.archive.units import si_unit
 
 __all__ = [
     "AFTER_SNAPSHOT",
-    "FLAGS",
     "MISSING",
     "OUT_OF_RANGE",
     "SENTINEL",
@@ -46,8 +45,6 @@ UNREADABLE = "unreadable"
 """Name, value, unit or date is there, but is no text, number or date: it is null here, the payload has it."""
 UNKNOWN_UNIT = "unknown_unit"
 """A unit that nobody here knows, so that there is no value in SI units."""
-FLAGS = (SENTINEL, MISSING, OUT_OF_RANGE, STALE, AFTER_SNAPSHOT, UNREADABLE, UNKNOWN_UNIT)
-"""All flags, in the order in which the column `flags` joins them with commas; a row without any has an empty text."""
 
 STALE_AFTER = timedelta(days=7)
 READOUT_ERROR_LIMIT = 0.5  # a coin is right as often
@@ -112,7 +109,7 @@ class ParameterRows:
         dates, is_undated, odd_dates = _dates(self._dates)
         values_si, units_si, is_unknown = _in_si(values, units, odd_units)
         taken = np.array(list(map(microseconds, updated)), np.int64)[owner]
-        flags = {
+        flags = {  # in the order in which the column joins them
             SENTINEL: _named(names, "gate_error") & (values >= SENTINEL_ERROR),
             MISSING: is_absent,
             OUT_OF_RANGE: _out_of_range(names, values, values_si, group),

@@ -198,7 +198,8 @@ CALIBRATION_PARAMETERS = Dataset(
 """Every dated value of every calibration: a row each, in the payload's order.
 
 `kind` is `qubit`, `gate` or `general`; `qubits` are joined by `_` (`12_13`), null for what belongs to the device;
-`value` and `unit` are as sent, `value_si` and `unit_si` the same in SI units; `flags` are joined by commas.
+`value` and `unit` are as sent, `value_si` and `unit_si` the same in SI units; `flags` are joined by commas,
+an empty text where there are none.
 """
 
 CALIBRATION_OBSERVATIONS = Dataset(
