@@ -15,7 +15,8 @@ from prefect_ibmq.jobs import client_for
 from prefect_ibmq.loop import doors
 from prefect_ibmq.provider import IBMQProvider, provider_of
 from prefect_ibmq.runs import raw_path, stored_handle
-from prefect_ibmq.tags import MAX_TAG_LENGTH, OUR_PREFIX
+from prefect_ibmq.tags import OUR_PREFIX
+from prefect_ibmq.wire.job_requests import MAX_TAG_LENGTH
 from prefect_ibmq.wire.rivals import SET_PREFIX
 
 if TYPE_CHECKING:

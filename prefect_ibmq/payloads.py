@@ -116,7 +116,7 @@ def measure_of(
     """What measures the body of a job as it is sent; None where even all circuits in one job would be small enough."""
     if _at_most(run, isa) <= payload:
         return None
-    from prefect_ibmq.wire.records import JobRequest
+    from prefect_ibmq.wire.job_requests import JobRequest
 
     keys = structures(run.inputs, isa, run.shots) if merge else [None] * len(isa)
 

@@ -32,7 +32,7 @@ from prefect_ibmq.tags import own_tags, part_tags
 from prefect_ibmq.wire.submission import Submitted, submit_place
 
 if TYPE_CHECKING:
-    from prefect_ibmq.wire.records import JobRequest
+    from prefect_ibmq.wire.job_requests import JobRequest
 
 __all__ = ["asubmit_job", "asubmit_part", "split_arguments", "submit_a_part", "submit_job", "submit_part"]
 
@@ -173,7 +173,7 @@ async def _know_target(run: Run, plan: Plan, provider: IBMQProvider) -> None:
 
 def _request(run: Run, plan: Plan, part: Part, tags: tuple[str, ...]) -> JobRequest:
     """The job of a part, encoded for the wire."""
-    from prefect_ibmq.wire.records import JobRequest
+    from prefect_ibmq.wire.job_requests import JobRequest
 
     isa, stamps = run.isa_circuits(), (plan.calibration, plan.snapshot)
     params = params_of(run, plan.program, isa, part.pubs(), plan.options, *stamps)

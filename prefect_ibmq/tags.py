@@ -11,13 +11,14 @@ import hashlib
 from collections.abc import Collection, Sequence
 
 from prefect_ibmq.errors import InputError
+from prefect_ibmq.wire.job_requests import MAX_TAG_LENGTH
 from prefect_ibmq.wire.records import EXPERIMENT_PREFIX, NAME_PREFIX
 from prefect_ibmq.wire.rivals import PART_PREFIX, SET_PREFIX
 
 __all__ = [
     "FLOW_PREFIX",
+    "MAX_NAME_LENGTH",
     "MAX_OWN_TAGS",
-    "MAX_TAG_LENGTH",
     "OUR_PREFIX",
     "experiment_tag",
     "flow_tag",
@@ -27,7 +28,6 @@ __all__ = [
     "set_tag",
 ]
 
-MAX_TAG_LENGTH = 86
 MAX_OWN_TAGS = 2
 MAX_NAME_LENGTH = MAX_TAG_LENGTH - len(NAME_PREFIX)
 OUR_PREFIX = "ibmq-"

@@ -17,7 +17,7 @@ from prefect_ibmq.decoding import stamps_of
 from prefect_ibmq.packing import Limits, packed
 from prefect_ibmq.payloads import measure_of, merged_parts, params_of
 from prefect_ibmq.runs import Part, Run
-from prefect_ibmq.wire.records import JobRequest
+from prefect_ibmq.wire.job_requests import JobRequest
 from prefect_ibmq.wire.sent import sent_metadata, sent_values
 
 

@@ -44,8 +44,8 @@ from prefect_ibmq import (
 from prefect_ibmq.options import twirled_shots
 from prefect_ibmq.payloads import measure_of_sizes
 from prefect_ibmq.restoring import restored_run
+from prefect_ibmq.wire.job_requests import JobRequest
 from prefect_ibmq.wire.programs import build_params, prepare
-from prefect_ibmq.wire.records import JobRequest
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 pytest_plugins = ["prefect_ibmq.testing"]

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_ibmq.errors import InputError
-from prefect_ibmq.tags import MAX_NAME_LENGTH, MAX_TAG_LENGTH, part_tags, run_tag, set_tag
+from prefect_ibmq.tags import MAX_NAME_LENGTH, part_tags, run_tag, set_tag
+from prefect_ibmq.wire.job_requests import MAX_TAG_LENGTH
 
 SET_KEY = "a" * 64
 FLOW_RUN = "0197d2c4-1111-7abc-8def-0123456789ab"

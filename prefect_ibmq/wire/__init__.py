@@ -4,6 +4,7 @@ from prefect_ibmq.wire.answers import nothing_ran
 from prefect_ibmq.wire.auth import IAMAuth, TokenAuth
 from prefect_ibmq.wire.client import API_VERSION, RuntimeClient
 from prefect_ibmq.wire.hosts import CRN, host_of, iam_url_of, parse_crn
+from prefect_ibmq.wire.job_requests import JobRequest
 from prefect_ibmq.wire.records import (
     BackendStatus,
     BackendSummary,
@@ -11,7 +12,6 @@ from prefect_ibmq.wire.records import (
     JobMetrics,
     JobPage,
     JobRecord,
-    JobRequest,
     Session,
     Usage,
 )

@@ -41,6 +41,7 @@ from prefect_ibmq.wire.answers import (
     json_value,
     refusal,
 )
+from prefect_ibmq.wire.job_requests import JobRequest, check_tags
 from prefect_ibmq.wire.listing import JobFilter, walk
 from prefect_ibmq.wire.records import (
     BackendStatus,
@@ -49,10 +50,8 @@ from prefect_ibmq.wire.records import (
     JobMetrics,
     JobPage,
     JobRecord,
-    JobRequest,
     Session,
     Usage,
-    check_tags,
 )
 from prefect_ibmq.wire.transport import Limits, Sink, TokenSource, retried, send, timeouts
 from prefect_ibmq.wire.watcher import Pace, Watcher

@@ -31,7 +31,8 @@ from prefect_ibmq.wire.rivals import Place, places_of, settle_rivals
 
 if TYPE_CHECKING:
     from prefect_ibmq.wire.client import RuntimeClient
-    from prefect_ibmq.wire.records import JobRecord, JobRequest
+    from prefect_ibmq.wire.job_requests import JobRequest
+    from prefect_ibmq.wire.records import JobRecord
 
 __all__ = ["Journal", "SetListing", "Submitted", "submit_place"]
 

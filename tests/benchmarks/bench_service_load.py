@@ -30,8 +30,9 @@ from qiskit.primitives.containers.sampler_pub import SamplerPub
 from prefect_ibmq.errors import IBMQError, ServiceError
 from prefect_ibmq.wire.auth import IAMAuth
 from prefect_ibmq.wire.client import RuntimeClient
+from prefect_ibmq.wire.job_requests import JobRequest
 from prefect_ibmq.wire.programs import build_params
-from prefect_ibmq.wire.records import JobRecord, JobRequest
+from prefect_ibmq.wire.records import JobRecord
 from prefect_ibmq.wire.results import decode_result
 
 BACKEND, QUBITS, SHOTS = "fake_manila", 5, 100

@@ -36,7 +36,7 @@ from prefect_ibmq.errors import (
 from prefect_ibmq.failures import JobStatus
 from prefect_ibmq.wire.answers import nothing_ran
 from prefect_ibmq.wire.client import RuntimeClient
-from prefect_ibmq.wire.records import JobRequest
+from prefect_ibmq.wire.job_requests import JobRequest
 
 if TYPE_CHECKING:
     from prefect_ibmq.testing import IBMQServer, IBMQService

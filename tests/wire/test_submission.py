@@ -28,7 +28,8 @@ from prefect_ibmq.errors import (
     SubmissionUnclear,
 )
 from prefect_ibmq.failures import JobStatus
-from prefect_ibmq.wire.records import JobRecord, JobRequest
+from prefect_ibmq.wire.job_requests import JobRequest
+from prefect_ibmq.wire.records import JobRecord
 from prefect_ibmq.wire.rivals import SET_PREFIX, Place, marked, place_of, settle_rivals, surplus_of, winner
 from prefect_ibmq.wire.submission import SetListing, Submitted, submit_place
 
