@@ -412,7 +412,8 @@ def target_of(
     from prefect_ibmq.archive.mending import mended
     from prefect_ibmq.ibm import target_from
 
-    known = mended(properties) if properties else None
+    num_qubits = configuration.get("n_qubits")
+    known = mended(properties, num_qubits if isinstance(num_qubits, int) else None) if properties else None
     return target_from(configuration, known, fractional_gates=fractional_gates)
 
 

@@ -13,6 +13,7 @@ import copy
 import importlib.util
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -133,6 +134,7 @@ _ASKED_FOR: dict[str, Any] = {
     "open_pulse": False,
     "simulator": False,
 }
+_ASKED_OF_A_GATE: dict[str, Any] = {"parameters": [], "qasm_def": ""}
 # What the model looks into wherever it stands; a null there means that it is absent.
 _TAKEN_APART = frozenset(
     {"basis_gates", "gates", "meas_lo_range", "online_date", "qubit_lo_range", "rep_times", "supported_instructions"}
@@ -148,7 +150,7 @@ def configuration_model(configuration: dict[str, Any], *, fractional_gates: bool
         fractional_gates: True keeps rx and rzz, False hides them, None keeps everything as sent.
 
     Raises:
-        UnusableAnswer: It does not say how many qubits there are.
+        UnusableAnswer: It does not say how many qubits there are, or has another form than the service gives it.
     """
     from qiskit_ibm_runtime.models import QasmBackendConfiguration
     from qiskit_ibm_runtime.utils.backend_decoder import (
@@ -163,10 +165,26 @@ def configuration_model(configuration: dict[str, Any], *, fractional_gates: bool
     payload = {**_ASKED_FOR, **payload}
     if absent := [name for name in ("backend_name", "n_qubits") if name not in payload]:
         raise UnusableAnswer(f"A backend's configuration has no {' and no '.join(absent)}.")
-    if not isinstance(payload["online_date"], datetime):
-        decode_backend_configuration(payload)
-    filter_raw_configuration(payload, use_fractional_gates=fractional_gates)
-    return QasmBackendConfiguration.from_dict(payload)
+    with _told_as_unusable(payload["backend_name"], "model of the configuration"):
+        payload["gates"] = [{**_ASKED_OF_A_GATE, **gate} for gate in payload["gates"]]
+        if not isinstance(payload["online_date"], datetime):
+            decode_backend_configuration(payload)
+        filter_raw_configuration(payload, use_fractional_gates=fractional_gates)
+        return QasmBackendConfiguration.from_dict(payload)
+
+
+@contextmanager
+def _told_as_unusable(backend: object, what: str) -> Iterator[None]:
+    """Make our error of whatever the packages of IBM and qiskit stumble over."""
+    try:
+        yield
+    except UnusableAnswer:
+        raise
+    except Exception as error:
+        raise UnusableAnswer(
+            f"What the service told of {backend} gives no {what}: {type(error).__name__}: {error}",
+            hint="Choose another backend, or try again later: configurations and calibrations are renewed.",
+        ) from error
 
 
 def properties_model(properties: dict[str, Any]) -> Any:
@@ -189,16 +207,49 @@ def target_from(
         configuration: As the service sends it.
         properties: As the service sends it; None gives a target without errors and durations.
         fractional_gates: Whether rx and rzz are offered where the device has them.
+
+    Raises:
+        UnusableAnswer: They have another form than the service gives them.
     """
     from qiskit_ibm_runtime.utils.backend_converter import convert_to_target
 
-    target: Target = convert_to_target(
-        configuration=configuration_model(configuration, fractional_gates=fractional_gates),
-        properties=properties_model(properties) if properties else None,
-        include_control_flow=True,
-        include_fractional_gates=fractional_gates,
-    )
+    with _told_as_unusable(configuration.get("backend_name"), "target"):
+        target: Target = convert_to_target(
+            configuration=configuration_model(_placed(configuration, properties), fractional_gates=fractional_gates),
+            properties=properties_model(properties) if properties else None,
+            include_control_flow=True,
+            include_fractional_gates=fractional_gates,
+        )
     return target
+
+
+def _placed(configuration: dict[str, Any], properties: dict[str, Any] | None) -> dict[str, Any]:
+    """A configuration that tells of each instruction where it is, as far as anything tells.
+
+    Of one without a place IBM's converter makes an instruction on any qubits, couplings or none, and where the
+    calibration then tells of a faulty place it raises a TypeError.
+    """
+    from qiskit.circuit.library import get_standard_gate_name_mapping
+
+    gates = {gate["name"]: gate for gate in configuration.get("gates") or []}
+    calibrated: dict[str, list[list[int]]] = {}
+    for gate in (properties or {}).get("gates") or []:
+        calibrated.setdefault(gate["gate"], []).append(list(gate["qubits"]))
+    basis = configuration.get("basis_gates") or []
+    standard = get_standard_gate_name_mapping()
+    added = []
+    for name in dict.fromkeys([*basis, *(configuration.get("supported_instructions") or []), *gates]):
+        if name not in standard or gates.get(name, {}).get("coupling_map"):
+            continue
+        is_coupling = name in basis and standard[name].num_qubits == 2
+        where = calibrated.get(name) or (configuration.get("coupling_map") if is_coupling else None)
+        if where:
+            added.append({**gates.get(name, {"name": name}), "coupling_map": where})
+    if not added:
+        return configuration
+    names = {gate["name"] for gate in added}
+    kept = [gate for name, gate in gates.items() if name not in names]
+    return {**configuration, "gates": [*kept, *added]}
 
 
 def bare_configuration(properties: dict[str, Any]) -> dict[str, Any]:

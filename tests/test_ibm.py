@@ -122,6 +122,49 @@ def test_a_configuration_needs_only_what_makes_a_target() -> None:
         ibm.target_from(bare, None)
 
 
+def test_a_faulty_place_is_left_out_of_an_instruction_that_the_configuration_does_not_place() -> None:
+    configuration, properties = ibm.device_configuration("fake_manila"), ibm.device_properties("fake_manila")
+    assert any(gate["gate"] == "reset" for gate in properties["gates"])
+    properties["qubits"][1].append({**properties["qubits"][1][0], "name": "operational", "unit": "", "value": 0})
+    for gates in ([each for each in configuration["gates"] if each["name"] != "reset"], [], None):
+        target = ibm.target_from({**configuration, "gates": gates}, properties)
+        assert (0, 1) not in target["cx"]
+        assert (3, 4) in target["cx"]
+        assert sorted(target["reset"]) == [(0,), (2,), (3,), (4,)]
+
+
+def test_couplings_hold_where_neither_gates_nor_calibration_tell_them() -> None:
+    configuration = ibm.device_configuration("fake_manila")
+    target = ibm.target_from({**configuration, "gates": []}, None)
+    assert sorted(target["cx"]) == sorted(map(tuple, configuration["coupling_map"]))
+
+
+def test_gates_may_lack_what_pulses_needed() -> None:
+    configuration = ibm.device_configuration("fake_manila")
+    needed = ("name", "coupling_map")
+    gates = [{key: gate[key] for key in needed if key in gate} for gate in configuration["gates"]]
+    bare, whole = (ibm.target_from({**configuration, "gates": each}, None) for each in (gates, configuration["gates"]))
+    assert [(name, bare[name]) for name in sorted(bare)] == [(name, whole[name]) for name in sorted(whole)]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"n_qubits": "5"},
+        {"gates": [None]},
+        {"gates": [{}]},
+        {"gates": [{"name": "cx", "coupling_map": [[0, None]]}]},
+        {"basis_gates": 3},
+        {"online_date": "x"},
+        {"timing_constraints": 1},
+        {"dt": [1]},
+    ],
+)
+def test_a_configuration_of_another_form_is_an_error_of_ours(odd: dict[str, Any]) -> None:
+    with pytest.raises(UnusableAnswer, match="What the service told of fake_manila gives no"):
+        ibm.target_from({**ibm.device_configuration("fake_manila"), **odd}, None)
+
+
 def test_whether_a_circuit_is_an_isa_circuit_is_told_with_the_reason() -> None:
     target = ibm.target_from(ibm.device_configuration("fake_manila"), ibm.device_properties("fake_manila"))
     circuit = QuantumCircuit(2)

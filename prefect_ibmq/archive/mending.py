@@ -27,7 +27,7 @@ def in_order(document: Mapping[str, Any]) -> dict[str, Any]:
     Entries without a name, and gates without a name or qubits, are left out. A value that is no finite number, or has a
     unit that is no text, is None.
     """
-    qubits, gates = (told if isinstance(told, list) else [] for told in map(document.get, ("qubits", "gates")))
+    qubits, gates = (_list(document.get(name)) for name in ("qubits", "gates"))
     gates = [gate for gate in gates if _is_gate(gate, range(_MOST_QUBITS))]
     return {
         **document,
@@ -37,8 +37,12 @@ def in_order(document: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _list(told: Any) -> list[Any]:
+    return told if isinstance(told, list) else []
+
+
 def _formed(entries: Any) -> list[dict[str, Any]]:
-    told = [each for each in entries if isinstance(each, dict)] if isinstance(entries, list) else []
+    told = [each for each in _list(entries) if isinstance(each, dict)]
     return [
         each if _is_formed(each) else {**each, "value": None, "unit": ""} for each in told if _is_text(each, "name")
     ]
@@ -55,16 +59,23 @@ def _is_text(entry: Mapping[str, Any], word: str) -> bool:
     return isinstance(text, str) and (text.isascii() or not _HALF_A_LETTER.search(text))
 
 
-def mended(document: Mapping[str, Any]) -> dict[str, Any]:
+def mended(document: Mapping[str, Any], num_qubits: int | None = None) -> dict[str, Any]:
     """A payload without what the model stumbles over; of a payload in order, the same.
 
     Values that are absent or no numbers, and those in units that nobody here knows, are left out, as are gates without
     a name, or on qubits that are not there. Units of another spelling are told in SI units. An entry without a date has
     that of the payload. Nothing is put in the place of what is missing.
+
+    Args:
+        document: The payload.
+        num_qubits: How many qubits the device has: of those that it lacks nothing is known, and those beyond are left
+            out. None takes those that it has.
     """
     date = _date(document.get("last_update_date"))
-    qubits = [_entries(entries, date) for entries in document.get("qubits") or ()]
-    gates = [gate for gate in document.get("gates") or () if _is_gate(gate, range(len(qubits)))]
+    qubits = [_entries(entries, date) for entries in _list(document.get("qubits"))]
+    if num_qubits is not None:
+        qubits = [*qubits, *([] for _ in range(num_qubits - len(qubits)))][:num_qubits]
+    gates = [gate for gate in _list(document.get("gates")) if _is_gate(gate, range(len(qubits)))]
     return {
         "backend_name": "",
         "backend_version": "",
@@ -88,7 +99,7 @@ def _gate(gate: dict[str, Any], date: str | None) -> dict[str, Any]:
 
 
 def _entries(entries: Any, date: str | None) -> list[dict[str, Any]]:
-    found = [_entry(entry, date) for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    found = [_entry(entry, date) for entry in _list(entries) if isinstance(entry, dict)]
     return [entry for entry in found if entry is not None]
 
 

@@ -110,3 +110,19 @@ def test_frequencies_in_hertz_are_read() -> None:
 def test_a_payload_without_gates_gives_a_target_without_their_errors() -> None:
     target = _target({**PAYLOAD, "gates": None})
     assert all(found is None or found.error is None for found in target["cx"].values())
+
+
+@pytest.mark.parametrize("told", [3, 5, 7])
+def test_a_calibration_of_fewer_or_more_qubits_gives_a_target_of_the_device(told: int) -> None:
+    payload = copy.deepcopy(PAYLOAD)
+    payload["qubits"] = [payload["qubits"][qubit % 5] for qubit in range(told)]
+    target = ibm.target_from(CONFIGURATION, mended(payload, 5))
+    known = [each is not None and each.t1 is not None for each in target.qubit_properties]
+    assert known == [qubit < told for qubit in range(5)]
+    assert target.num_qubits == 5
+
+
+@pytest.mark.parametrize("odd", [3, "x", {}, None, True])
+def test_qubits_and_gates_that_are_no_lists_are_none(odd: object) -> None:
+    target = ibm.target_from(CONFIGURATION, mended({**PAYLOAD, "qubits": odd, "gates": odd}, 5))
+    assert target.operation_names == ibm.target_from(CONFIGURATION, None).operation_names
