@@ -37,7 +37,8 @@ from prefect_ibmq.options import (
 from prefect_ibmq.packing import MAX_EXECUTIONS, Limits, Measure, packed
 from prefect_ibmq.payloads import measure_of, measure_of_sizes, merged_parts
 from prefect_ibmq.provider import IBMQProvider, provider_of
-from prefect_ibmq.run_keys import run_key_of, set_key_of
+from prefect_ibmq.run_keys import is_taken_up, run_key_of, set_key_of, take_up
+from prefect_ibmq.run_logs import run_logger
 from prefect_ibmq.runs import Part, Plan, Run
 from prefect_ibmq.surviving import filled, surviving
 
@@ -140,6 +141,7 @@ async def open_a_run(
         shots=counts,
         options=in_key,
     )
+    take_up(set_key)
     return Run(
         archive=store,
         run_key=key,
@@ -229,7 +231,20 @@ async def plan_a_run(
         shots=run.shots,
         positions=() if order == sorted(order) else tuple(order),
     )
+    await asyncio.to_thread(_tell_namesakes, run)
     return await asyncio.to_thread(run.write_plan, plan, isa)
+
+
+def _tell_namesakes(run: Run) -> None:
+    """Warn of a new set where it looks as if an old one was meant: paying twice is easy if circuits are drawn anew."""
+    others = run.namesakes()
+    if others and not any(map(is_taken_up, others)):
+        run_logger().warning(
+            "Run key %r has another set already (%s), of other circuits, shots, options or instance. This one is new, "
+            "and paid for. A retry goes on with its jobs only if it builds the same circuits again: fix their seeds.",
+            run.run_key,
+            others[0][:12] if len(others) == 1 else f"{others[0][:12]} and {len(others) - 1} more",
+        )
 
 
 async def _parted(

@@ -13,9 +13,20 @@ from prefect_ibmq.fingerprint import circuit_fingerprint, values_fingerprint
 if TYPE_CHECKING:
     from prefect_ibmq.circuits import CircuitInput
 
-__all__ = ["claim", "name_flow_run", "release", "root_flow_run", "root_of", "run_key_of", "set_key_of"]
+__all__ = [
+    "claim",
+    "is_taken_up",
+    "name_flow_run",
+    "release",
+    "root_flow_run",
+    "root_of",
+    "run_key_of",
+    "set_key_of",
+    "take_up",
+]
 
 _claims: dict[tuple[str, int, str], tuple[str, str]] = {}
+_taken_up: dict[str, tuple[str, int] | None] = {}  # set key to the attempt at a flow run that has opened it last
 _roots: dict[UUID, str] = {}  # a flow run's parent does not change
 _lock = threading.Lock()
 
@@ -154,12 +165,38 @@ def release(work: str) -> None:
             del _claims[place]
 
 
+def take_up(set_key: str) -> None:
+    """Note that a set was opened here and now."""
+    now = _flow_attempt()
+    with _lock:
+        _taken_up[set_key] = now
+
+
+def is_taken_up(set_key: str) -> bool:
+    """Whether this process has opened a set, and not only at an earlier attempt at this flow run."""
+    now = _flow_attempt()
+    with _lock:
+        if set_key not in _taken_up:
+            return False
+        then = _taken_up[set_key]
+    return then is None or now is None or then[0] != now[0] or then[1] == now[1]
+
+
+def _flow_attempt() -> tuple[str, int] | None:
+    """The flow run that this code runs in, and which attempt at it this is."""
+    from prefect.context import FlowRunContext
+
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        return None
+    return str(context.flow_run.id), context.flow_run.run_count
+
+
 def _place(work: str) -> tuple[tuple[str, int, str], str] | None:
     """Where a claim is kept, and who makes it; None outside of tasks in flows."""
-    from prefect.context import FlowRunContext, TaskRunContext
+    from prefect.context import TaskRunContext
 
-    flow_context, task_context = FlowRunContext.get(), TaskRunContext.get()
-    if flow_context is None or flow_context.flow_run is None or task_context is None:
+    attempt, task_context = _flow_attempt(), TaskRunContext.get()
+    if attempt is None or task_context is None:
         return None
-    flow_run = flow_context.flow_run
-    return (str(flow_run.id), flow_run.run_count, work), str(task_context.task_run.id)
+    return (*attempt, work), str(task_context.task_run.id)

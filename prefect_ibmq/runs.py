@@ -3,11 +3,12 @@
 `<archive>/runs/<set key>/`, or under `$PREFECT_HOME/ibmq` where there is no archive. In it: `plan.json` with
 `isa.qpy` (written before the first POST and read back by every later attempt), an intent a part and attempt written
 before its POST, its handle after it, and the raw result before anything decodes it. Each file is
-written whole or not at all.
+written whole or not at all. `<archive>/run_keys/` tells which sets a run key has.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from collections.abc import Iterable, Sequence
@@ -281,7 +282,17 @@ class Run:
         if (observed := dumped_observables(self.inputs)) is not None:
             self.archive.storage.put(f"{self.folder}/observables.json", observed)
         self.archive.storage.put(f"{self.folder}/plan.json", plan.model_dump_json(indent=1).encode())
+        self.archive.storage.put(f"{self._called}/{self.set_key}", self.run_key.encode())
         return plan
+
+    def namesakes(self) -> list[str]:
+        """Set keys of the other sets that were planned with this run key in this archive."""
+        names = (entry.name.rsplit("/", 1)[-1] for entry in self.archive.storage.entries(self._called))
+        return [name for name in names if name != self.set_key]
+
+    @property
+    def _called(self) -> str:
+        return f"run_keys/{hashlib.sha256(self.run_key.encode()).hexdigest()[:32]}"
 
     def isa_circuits(self) -> list[QuantumCircuit]:
         """The plan's ISA circuits, one a position; read once, and not to be changed."""

@@ -524,3 +524,58 @@ def test_a_part_is_run_again_within_one_budget(
 ) -> None:
     end = End(job_id="job", status=JobStatus(status), code=code)
     assert runs_again(end, attempt, 1, resubmit) is again
+
+
+# --- a run key that is used again ---------------------------------------------------------------------------------
+
+NAMESAKE = "has another set already"
+
+
+@task
+def run_it(circuit: QuantumCircuit, local: IBMQProvider, store: Path) -> None:
+    run_circuits.fn(circuit, "fake_manila", local, 50, run_key="again", archive=store)
+
+
+def test_a_retry_that_draws_other_circuits_is_warned_of(
+    local: IBMQProvider, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING", "prefect.task_runs")
+    drawn = iter([flipped(0), flipped(1)])
+
+    @flow(retries=1)
+    def draws_anew() -> None:
+        attempt = next(drawn)
+        run_it(attempt, local, tmp_path)
+        assert attempt == flipped(1), "the first attempt fails"
+
+    draws_anew()
+    assert caplog.text.count(NAMESAKE) == 1
+
+
+def test_two_sets_of_one_attempt_are_nothing_to_warn_of(
+    local: IBMQProvider, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING", "prefect.task_runs")
+    attempts = iter([1, 2])
+
+    @flow(retries=1)
+    def runs_two() -> None:
+        run_it(flipped(0), local, tmp_path)
+        run_it(flipped(1), local, tmp_path)
+        assert next(attempts) == 2, "the first attempt fails"
+
+    runs_two()
+    assert NAMESAKE not in caplog.text
+
+
+def test_a_new_process_with_other_circuits_is_warned_of(
+    local: IBMQProvider, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_it.fn(flipped(0), local, tmp_path)
+    monkeypatch.setattr("prefect_ibmq.run_keys._taken_up", {})  # what another process knows
+    run_it.fn(flipped(0), local, tmp_path)
+    assert NAMESAKE not in caplog.text
+    monkeypatch.setattr("prefect_ibmq.run_keys._taken_up", {})
+    run_it.fn(flipped(1), local, tmp_path)
+    assert caplog.text.count(NAMESAKE) == 1
+    assert "'again'" in caplog.text
