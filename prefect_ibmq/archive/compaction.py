@@ -71,7 +71,7 @@ def _compact(archive: Archive, spec: Dataset, partition: Sequence[str], ages: Ma
         rows += merged.num_rows
     for each in found:
         if each.name not in kept:
-            archive.storage.delete(each.name)
+            archive.storage.remove(each.name)
     return Compacted(len(found), len(kept), rows)
 
 

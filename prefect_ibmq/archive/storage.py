@@ -101,10 +101,6 @@ class Storage(Protocol):
         """What `entries` names, found faster."""
         ...
 
-    def delete(self, name: str) -> None:
-        """Remove a file; that somebody else has done so is no error."""
-        ...
-
     def arrow(self) -> pyarrow.fs.FileSystem:
         """The same files for Arrow, rooted here."""
         ...
@@ -223,15 +219,12 @@ class LocalStorage:
 
     def entries(self, below: str) -> list[Entry]:
         with telling(self.address(below), "list"):
-            return sorted(_walk(self.root / below, below), key=lambda entry: entry.name)
+            found = [_entry(name, file) for name, file in _files(os.path.join(self.root, below), below)]
+            return sorted((entry for entry in found if entry is not None), key=lambda entry: entry.name)
 
     def names(self, below: str) -> list[str]:
         with telling(self.address(below), "list"):
-            return sorted(_names(os.path.join(self.root, below), below))
-
-    def delete(self, name: str) -> None:
-        with telling(self.address(name), "delete"):
-            (self.root / name).unlink(missing_ok=True)
+            return sorted(name for name, _ in _files(os.path.join(self.root, below), below))
 
     def arrow(self) -> pyarrow.fs.FileSystem:
         from pyarrow import fs
@@ -262,7 +255,8 @@ class LocalStorage:
                     left.unlink()
 
 
-def _walk(directory: Path, below: str) -> Iterator[Entry]:
+def _files(directory: str, below: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Every file below a directory, with its name from there on."""
     try:
         listed = list(os.scandir(directory))
     except FileNotFoundError:
@@ -270,23 +264,16 @@ def _walk(directory: Path, below: str) -> Iterator[Entry]:
     for found in listed:
         name = f"{below}/{found.name}" if below else found.name
         if found.is_dir():
-            yield from _walk(Path(found.path), name)
+            yield from _files(found.path, name)
         else:
-            with suppress(FileNotFoundError):
-                yield Entry(name, found.stat().st_mtime_ns / 1e9)
+            yield name, found
 
 
-def _names(directory: str, below: str) -> Iterator[str]:
-    try:
-        listed = list(os.scandir(directory))
-    except FileNotFoundError:
-        return
-    for found in listed:
-        name = f"{below}/{found.name}" if below else found.name
-        if found.is_dir():
-            yield from _names(found.path, name)
-        else:
-            yield name
+def _entry(name: str, file: os.DirEntry[str]) -> Entry | None:
+    """None where somebody has removed the file meanwhile."""
+    with suppress(FileNotFoundError):
+        return Entry(name, file.stat().st_mtime_ns / 1e9)
+    return None
 
 
 @dataclass
@@ -365,10 +352,6 @@ class RemoteStorage:
 
     def names(self, below: str) -> list[str]:
         return [entry.name for entry in self.entries(below)]
-
-    def delete(self, name: str) -> None:
-        with telling(self.address(name), "delete"), suppress(FileNotFoundError):
-            self.filesystem.rm_file(self._path(name))
 
     def arrow(self) -> pyarrow.fs.FileSystem:
         from pyarrow import fs
