@@ -19,7 +19,7 @@ from prefect_ibmq.backend_records import BackendRecord
 from prefect_ibmq.errors import InputError, ServiceError, SubmissionUnclear
 from prefect_ibmq.finishing import DIRECT, Finishing, Steps
 from prefect_ibmq.loop import doors
-from prefect_ibmq.planning import open_a_run, planned
+from prefect_ibmq.planning import opened_and_planned
 from prefect_ibmq.provider import IBMQProvider, provider_of
 from prefect_ibmq.run_keys import release
 from prefect_ibmq.run_listing import EXPORTED, FAILED, FETCHED, SUBMITTED, stored_run
@@ -121,28 +121,23 @@ async def _run_job_set(
     _check(on_failure, resubmit, batch, submission)
     async with within(timeout):
         chosen = await provider_of(provider)
-        run = await open_a_run(
+        run, plan = await opened_and_planned(
             circuits,
-            chosen,
-            shots=shots,
-            run_key=run_key,
-            repetition=repetition,
-            options=options,
-            header=header,
-            archive=archive,
-            program=program,
-            **single,
-        )
-        plan = await planned(
-            run,
-            chosen,
             backend,
+            chosen,
             isa=isa,
             optimization_level=optimization_level,
             seed=seed,
             max_circuits_per_job=max_circuits_per_job,
             program=program,
             merge=merge,
+            shots=shots,
+            run_key=run_key,
+            repetition=repetition,
+            options=options,
+            header=header,
+            archive=archive,
+            **single,
         )
         going = Finishing(
             run,

@@ -57,9 +57,9 @@ __all__ = [
     "job_limits",
     "open_a_run",
     "open_run",
+    "opened_and_planned",
     "plan_a_run",
     "plan_run",
-    "planned",
 ]
 
 DEFAULT_SHOTS = 4000  # what the IBMQ API took where none were asked for
@@ -346,25 +346,36 @@ def check_against(run: Run, isa_circuits: Sequence[QuantumCircuit], backend: Bac
     check_isa([replace(item, circuit=circuit) for item, circuit in paired], backend.target)
 
 
-async def planned(
-    run: Run,
-    provider: IBMQProvider,
+async def opened_and_planned(
+    circuits: Any,
     backend: str | BackendRecord | None,
+    provider: IBMQProvider,
     *,
     isa: bool,
     optimization_level: int,
     seed: int | None,
+    max_circuits_per_job: int | None,
     program: str,
-    **planning: Any,
-) -> Plan:
-    """The run's plan, made where there is none."""
-    _check_program(program)
+    merge: bool = False,
+    **opening: Any,
+) -> tuple[Run, Plan]:
+    """The run that circuits make, and its plan, made where there is none; `opening` is what `open_a_run` takes more."""
+    run = await open_a_run(circuits, provider, program=program, **opening)
     plan = await asyncio.to_thread(run.plan)
-    if plan is not None:
-        return plan
-    record = await _backend_for(run, backend, provider)
-    circuits = await isa_circuits_of(run, record, isa, optimization_level, seed)
-    return await plan_a_run(run, record, circuits, provider, seed=seed, program=program, **planning)
+    if plan is None:
+        record = await _backend_for(run, backend, provider)
+        isa_circuits = await isa_circuits_of(run, record, isa, optimization_level, seed)
+        plan = await plan_a_run(
+            run,
+            record,
+            isa_circuits,
+            provider,
+            max_circuits_per_job=max_circuits_per_job,
+            program=program,
+            seed=seed,
+            merge=merge,
+        )
+    return run, plan
 
 
 def _check_program(program: str) -> None:

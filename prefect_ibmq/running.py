@@ -19,7 +19,7 @@ from prefect_ibmq.errors import DeadlineExceeded, JobCancelled, JobEnded, JobVan
 from prefect_ibmq.handles import JobHandle
 from prefect_ibmq.jobs import fetch_unstamped, stamp_results, wait_until_completed
 from prefect_ibmq.loop import doors
-from prefect_ibmq.planning import open_a_run, planned
+from prefect_ibmq.planning import opened_and_planned
 from prefect_ibmq.provider import IBMQProvider, provider_of
 from prefect_ibmq.run_keys import release
 from prefect_ibmq.run_listing import is_stopped, write_stopped
@@ -110,9 +110,15 @@ async def _run_circuits(
     async with within(timeout):
         chosen = await provider_of(provider)
         submission, single = split_arguments(more)
-        run = await open_a_run(
+        run, plan = await opened_and_planned(
             circuits,
+            backend,
             chosen,
+            isa=isa,
+            optimization_level=optimization_level,
+            seed=seed,
+            max_circuits_per_job=max_circuits_per_job,
+            program=program,
             shots=shots,
             run_key=run_key,
             repetition=repetition,
@@ -120,18 +126,7 @@ async def _run_circuits(
             parameter_binds=parameter_binds,
             header=header,
             archive=archive,
-            program=program,
             **single,
-        )
-        plan = await planned(
-            run,
-            chosen,
-            backend,
-            isa=isa,
-            optimization_level=optimization_level,
-            seed=seed,
-            max_circuits_per_job=max_circuits_per_job,
-            program=program,
         )
         try:
             results = await _finish_all(run, plan, chosen, submission)
@@ -165,26 +160,11 @@ async def begin(
     provider: IBMQProvider,
     *,
     submission: dict[str, Any],
-    isa: bool,
-    optimization_level: int,
-    seed: int | None,
-    max_circuits_per_job: int | None,
-    program: str,
-    **opening: Any,
+    **more: Any,
 ) -> tuple[Run, list[JobHandle]]:
-    """Everything of `run_circuits` up to the service's acceptance of the jobs."""
+    """Everything of `run_circuits` up to the service's acceptance of the jobs; `more` is what planning it takes."""
     submission, single = split_arguments(submission)
-    run = await open_a_run(circuits, provider, program=program, **opening, **single)
-    plan = await planned(
-        run,
-        provider,
-        backend,
-        isa=isa,
-        optimization_level=optimization_level,
-        seed=seed,
-        max_circuits_per_job=max_circuits_per_job,
-        program=program,
-    )
+    run, plan = await opened_and_planned(circuits, backend, provider, **more, **single)
     return run, await all_of(submit_a_part(run, part, provider, **submission) for part in plan.parts)
 
 
