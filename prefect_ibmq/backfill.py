@@ -17,7 +17,7 @@ from prefect_ibmq.loop import doors
 from prefect_ibmq.moments import moment_of
 from prefect_ibmq.provider import IBMQProvider, provider_of
 from prefect_ibmq.run_logs import run_logger
-from prefect_ibmq.together import each_of
+from prefect_ibmq.together import all_of
 
 if TYPE_CHECKING:
     from prefect_ibmq.archive.calibrations import StoredCalibration
@@ -91,10 +91,7 @@ async def _backfill_calibrations(
         InputError: `since` or `until` is no date, or they are the wrong way round; or no backend is named.
     """
     collected = await collect_history(provider, backends, since, until, archive, _in_the_log(), keep_open=keep_open)
-    collected.check()
-    for name, error in collected.failures.items():
-        run_logger().warning("%s: %s", name, error)
-    return collected.told()
+    return collected.concluded()
 
 
 def _in_the_log() -> Tell:
@@ -140,9 +137,7 @@ async def collect_history(
             collected.stored[name] = walking.stored
             collected.details[name] = walking.details()
 
-    for ended in await each_of(walk(name) for name in collected.asked):
-        if isinstance(ended, Exception):
-            raise ended
+    await all_of(walk(name) for name in collected.asked)
     if not keep_open:
         await close_walks(opened, [name for name in collected.asked if name not in collected.failures])
     return collected

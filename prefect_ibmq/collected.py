@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from prefect_ibmq.errors import BackendNotFound, IBMQError, InputError, NotFound
+from prefect_ibmq.run_logs import run_logger
 
 if TYPE_CHECKING:
     from prefect_ibmq.archive.calibrations import StoredCalibration
@@ -46,10 +47,17 @@ class Collected:
         """Whether every backend failed, and none gave anything."""
         return len(self.failures) == len(self.asked) and not any(self.stored.values())
 
-    def check(self) -> None:
-        """Raise what went wrong where nothing came at all; first what waiting can help against."""
+    def concluded(self) -> dict[str, Any]:
+        """What a task tells; what went wrong with some of the backends is said in its log.
+
+        Raises:
+            IBMQError: Nothing came at all; the first reason against which waiting can help, else the first one.
+        """
         if self.got_nothing:
             raise min(self.failures.values(), key=lambda error: not error.retryable)
+        for name, error in self.failures.items():
+            run_logger().warning("%s: %s", name, error)
+        return self.told()
 
     def told(self) -> dict[str, Any]:
         """The same as JSON."""

@@ -13,8 +13,7 @@ from prefect_ibmq.collected import Collected, asked_backends, why
 from prefect_ibmq.errors import IBMQError
 from prefect_ibmq.loop import doors
 from prefect_ibmq.provider import IBMQProvider, provider_of
-from prefect_ibmq.run_logs import run_logger
-from prefect_ibmq.together import each_of
+from prefect_ibmq.together import all_of, each_of
 
 if TYPE_CHECKING:
     from prefect_ibmq.archive.datasets import Archive
@@ -50,11 +49,7 @@ async def _snapshot_calibrations(
         ArchiveError: The archive cannot be written.
         InputError: No backend is named.
     """
-    collected = await collect_snapshots(provider, backends, archive)
-    collected.check()
-    for name, error in collected.failures.items():
-        run_logger().warning("%s: %s", name, error)
-    return collected.told()
+    return (await collect_snapshots(provider, backends, archive)).concluded()
 
 
 async def collect_snapshots(
@@ -70,9 +65,7 @@ async def collect_snapshots(
         async with places:
             await _look(client, opened, name, collected)
 
-    for ended in await each_of(look(name) for name in collected.asked):
-        if isinstance(ended, Exception):
-            raise ended
+    await all_of(look(name) for name in collected.asked)
     return collected
 
 
