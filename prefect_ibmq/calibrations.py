@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from prefect_ibmq.archives import archive_of
 from prefect_ibmq.errors import ArchiveError, ConfigurationError, InputError
-from prefect_ibmq.loop import doors
+from prefect_ibmq.loop import doors, twin
 from prefect_ibmq.moments import moment_of
 
 if TYPE_CHECKING:
@@ -227,48 +227,6 @@ def calibration_history(
     return frame
 
 
-async def astore_calibration(
-    archive: str | Path | Archive | None,
-    backend: str,
-    payload: Mapping[str, Any] | bytes,
-    collected_at: datetime | str | None = None,
-    *,
-    configuration: Mapping[str, Any] | None = None,
-) -> StoredCalibration:
-    """`store_calibration` for coroutines."""
-    return await asyncio.to_thread(
-        store_calibration, archive, backend, payload, collected_at, configuration=configuration
-    )
-
-
-async def aread_calibration(
-    archive: str | Path | Archive | None,
-    backend: str,
-    at: datetime | str | None = None,
-    known_at: datetime | str | None = None,
-    form: Form = "properties",
-    *,
-    fractional_gates: bool = False,
-) -> Any:
-    """`read_calibration` for coroutines."""
-    return await asyncio.to_thread(
-        read_calibration, archive, backend, at, known_at, form, fractional_gates=fractional_gates
-    )
-
-
-async def acalibration_history(
-    archive: str | Path | Archive | None,
-    backend: str,
-    parameter: str = "T1",
-    qubits: int | Sequence[int] | None = None,
-    gate: str | None = None,
-    since: datetime | str | None = None,
-    until: datetime | str | None = None,
-) -> pd.DataFrame:
-    """`calibration_history` for coroutines."""
-    return await asyncio.to_thread(calibration_history, archive, backend, parameter, qubits, gate, since, until)
-
-
 async def _compact_calibrations(
     archive: str | Path | Archive | None = None, backend: str | None = None
 ) -> dict[str, Any]:
@@ -298,4 +256,7 @@ async def _compact_calibrations(
     }
 
 
+astore_calibration = twin(store_calibration)
+aread_calibration = twin(read_calibration)
+acalibration_history = twin(calibration_history)
 compact_calibrations, acompact_calibrations = doors(_compact_calibrations, "compact_calibrations")

@@ -20,7 +20,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from prefect import Task
 from prefect.cache_policies import NO_CACHE
 
-__all__ = ["arun", "at_exit", "both", "doors", "run"]
+__all__ = ["arun", "at_exit", "both", "doors", "run", "twin"]
 
 P = ParamSpec("P")
 S = TypeVar("S")
@@ -124,6 +124,16 @@ def both(
     for door, public in ((sync_door, name), (async_door, f"a{name}")):
         _dress(door, operation, public)
     return sync_door, async_door
+
+
+def twin(function: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """The async form of a plain function that reads and writes files, named `a<name>`: it runs in a thread."""
+
+    async def async_twin(*args: P.args, **kwargs: P.kwargs) -> T:
+        return await asyncio.to_thread(function, *args, **kwargs)
+
+    _dress(async_twin, function, f"a{function.__name__}")
+    return async_twin
 
 
 def _dress(door: Callable[..., Any], operation: Callable[..., Any], public: str) -> None:
