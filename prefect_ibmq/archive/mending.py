@@ -12,8 +12,9 @@ from prefect_ibmq.archive.units import si_unit
 
 __all__ = ["in_order", "mended"]
 
-# What qiskit_ibm_runtime.models reads right. Of other units it takes the first letter for a prefix: "Hz", too.
-_PLAIN_DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)?", re.ASCII)
+# What qiskit_ibm_runtime.models reads right. Of other units it takes the first letter for a prefix: "Hz", too. Leap
+# seconds it does not read.
+_PLAIN_DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:[0-5]\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)?", re.ASCII)
 _MODELLED_UNITS = frozenset({"", "s", "ms", "us", "µs", "ns", "kHz", "MHz", "GHz"})
 _HALF_A_LETTER = re.compile("[\ud800-\udfff]")
 _MOST_QUBITS = 1 << 31  # what a column of qubits can hold

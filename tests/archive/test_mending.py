@@ -68,6 +68,7 @@ def test_a_value_that_is_none_is_missing_and_the_rest_stays(spoil: Callable[[dic
     [
         _t1(date=None),
         _t1(date="yesterday"),
+        _t1(date="2016-12-31T23:59:60Z"),
         _t1(date={"__type__": "datetime", "__value__": "2026-08-14T12:00:00+02:00"}),
         _t1(unit="\N{GREEK SMALL LETTER MU}s"),
         _t1(comment="measured twice"),
