@@ -173,6 +173,7 @@ class _Walking:
         self._walk: Walk | None = None
         self._from = until
         self._hop = _FIRST_HOP
+        self._previous = b""
         self.stored: list[StoredCalibration] = []
         self.requests = 0
 
@@ -206,18 +207,20 @@ class _Walking:
             if ended or (before is not None and self._since is not None and before <= self._since):
                 return
             self.requests += 1
-            sent = await self._ask(before)
+            sent = await self._ask(walk, before)
             await asyncio.to_thread(self._keep, walk, before, sent)
             if walk.kept >= _KEPT_AT_ONCE:
                 await self._settle(walk)
 
-    async def _ask(self, before: datetime | None) -> bytes | None:
+    async def _ask(self, walk: Walk, before: datetime | None) -> bytes | None:
         try:
             return await self._client.backend_properties_text(self.backend, updated_before=before)
         except NotFound:
-            listed = [summary.name for summary in await self._client.list_backends(wait_times=False)]
-            if self.backend not in listed:
-                raise
+            # Of a retired device the service can have a history, too: what came proves that it knows the name.
+            if walk.low is None:
+                listed = [summary.name for summary in await self._client.list_backends(wait_times=False)]
+                if self.backend not in listed:
+                    raise
             return None
 
     def _keep(self, walk: Walk, before: datetime | None, sent: bytes | None) -> None:
@@ -231,7 +234,9 @@ class _Walking:
             walk.keep(Answer(before, before, True, now))
             return
         low, ended = self._after(sent, before, now)
-        walk.keep(Answer(before, low, ended, now, sent))
+        # On the way past a date that nobody can read, and at the end of history, the same one comes several times.
+        walk.keep(Answer(before, low, ended, now, b"" if sent == self._previous else sent))
+        self._previous = sent
         self._from = self._from or low
         if self._hop > _LONGEST_HOP:
             raise IBMQError(f"The service's calibrations of {self.backend} before {before} cannot be read.")
@@ -270,7 +275,10 @@ class _Walking:
         from prefect_ibmq.archive.calibrations import read_configuration, store_configuration
 
         if await asyncio.to_thread(read_configuration, self._archive, self.backend) is None:
-            told = await self._client.backend_configuration(self.backend)
+            try:
+                told = await self._client.backend_configuration(self.backend)
+            except NotFound:
+                return  # a retired device's is gone; calibrations tell most of a target themselves
             await asyncio.to_thread(store_configuration, self._archive, self.backend, told, datetime.now(UTC))
 
 

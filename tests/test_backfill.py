@@ -175,6 +175,36 @@ def test_a_payload_without_a_likely_date_is_walked_past_in_steps(service: Any, a
     assert told["snapshots"] == (7 if date else 6)
 
 
+def test_a_payload_that_comes_several_times_on_the_way_counts_once(
+    ibmq_services: Any, archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_IBMQ_RETRY_ATTEMPTS", "6")
+    service = ibmq_services(backends=("fake_manila",), history_days=10)
+    service.faults.on(f"GET {ONE}", answer="raw", body='{"qubits": [[{"name": "T1", "val', after=2, times=6)
+    told = fetch(service, archive, days_ago(5))
+    assert (told["quarantined"], told["unchanged"], told["failed"]) == (1, 0, {})
+    assert told["backends"]["fake_manila"]["quarantined"] == [
+        "it is not JSON: Unterminated string starting at: line 1 column 29 (char 28)"
+    ]
+    # Each step asks twice: bytes that come again are what the service has.
+    assert max(Counter(asked(service)).values()) == 2
+    fetch(service, archive, days_ago(3))
+    oldest = read_calibration(archive, "fake_manila", dates(archive)[0])
+    service.faults.on(f"GET {ONE}", answer="raw", body=json.dumps(oldest))
+    told = fetch(service, archive, until=dates(archive)[0])
+    assert (told["snapshots"], told["unchanged"]) == (0, 1)
+
+
+def test_a_retired_device_is_fetched_to_the_end_of_its_history(ibmq_services: Any, archive: Archive) -> None:
+    service = ibmq_services(backends=("fake_manila",), history_days=4, before_first_calibration="404")
+    service.faults.on("GET /backends", answer="raw", body='{"devices": []}')
+    service.faults.on("GET /backends/fake_manila/configuration", answer="error", status=404)
+    told = fetch(service, archive, backends="fake_manila")
+    assert (told["snapshots"], told["failed"]) == (len(dates(archive)), {})
+    assert told["backends"]["fake_manila"]["history_ends"]
+    assert read_calibration(archive, "fake_manila", form="target").num_qubits == 5
+
+
 def test_where_nothing_can_be_read_it_gives_up(service: Any, archive: Archive) -> None:
     service.faults.on(f"GET {ONE}", answer="raw", body='{"qubits": []}', after=1)
     told = fetch(service, archive)

@@ -42,7 +42,7 @@ class Answer:
         low: Where the walk goes on: ask for what is before this moment.
         ended: Whether the service has nothing before `low`.
         collected_at: When it came.
-        payload: The bytes as sent; none where the service had no calibration.
+        payload: The bytes as sent; none where the service had no calibration, or sent the previous one again.
     """
 
     before: datetime | None

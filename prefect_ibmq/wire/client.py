@@ -255,21 +255,33 @@ class RuntimeClient:
             raise
         return True
 
-    async def _json(self, path: str, **query: object) -> tuple[Any, bytes]:
-        """The JSON of a read, and its bytes. An answer that is not whole JSON is asked for again."""
+    async def _json(self, path: str, query: dict[str, Any], *, believing: bool = False) -> tuple[Any, bytes]:
+        """The JSON of a read, and its bytes. An answer that is not whole JSON is asked for again.
+
+        Args:
+            path: What to read.
+            query: How.
+            believing: Whether what is not JSON and comes the same again is what the service has.
+        """
         parsed: Any = None
+        unreadable: bytes | None = None
 
         async def attempt(seconds: float) -> Answer:
-            nonlocal parsed
-            answer = await self._once(seconds, "GET", path, query=_query(**query))
-            parsed = json_value(answer, f"GET {path}")
+            nonlocal parsed, unreadable
+            answer = await self._once(seconds, "GET", path, query=query)
+            try:
+                parsed = json_value(answer, f"GET {path}")
+            except UnreadableAnswer as error:
+                error.retryable = not (believing and error.body == unreadable)
+                unreadable = error.body
+                raise
             return answer
 
         answer = await retried(attempt, self.limits, deadline=self.limits.request_timeout)
         return parsed, answer.body
 
     async def _object(self, path: str, **query: object) -> dict[str, Any]:
-        parsed, _ = await self._json(path, **query)
+        parsed, _ = await self._json(path, _query(**query))
         return checked_object(parsed, f"GET {path}")
 
     # --- backends ----------------------------------------------------------------------------------------------
@@ -316,19 +328,21 @@ class RuntimeClient:
     ) -> bytes | None:
         """The same, as the bytes that the service sent; None where there is no calibration.
 
-        What is not JSON is asked for again; where it stays so, it is given as it is.
+        What is not JSON is asked for again; where the same bytes come again, the service has no others, and they are
+        given as they are.
         """
         try:
-            properties, sent = await self._properties(name, updated_before, calibration_id)
+            properties, sent = await self._properties(name, updated_before, calibration_id, believing=True)
         except UnreadableAnswer as error:
             return error.body
         return sent if properties else None
 
     async def _properties(
-        self, name: str, updated_before: datetime | None, calibration_id: str | None
+        self, name: str, updated_before: datetime | None, calibration_id: str | None, *, believing: bool = False
     ) -> tuple[Any, bytes]:
         path = f"/backends/{_segment(name, 'backend')}/properties"
-        return await self._json(path, updated_before=updated_before, calibration_id=calibration_id)
+        query = _query(updated_before=updated_before, calibration_id=calibration_id)
+        return await self._json(path, query, believing=believing)
 
     async def backend_status(self, name: str) -> BackendStatus:
         """Whether a backend accepts jobs, and how many wait there."""
