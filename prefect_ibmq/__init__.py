@@ -84,8 +84,7 @@ __all__ = [
 ]  # fmt: skip
 
 if TYPE_CHECKING:
-    from prefect_ibmq.archive.counts import read_counts
-    from prefect_ibmq.archive.estimates import read_estimates
+    from prefect_ibmq.archive.reading import read_counts, read_estimates
     from prefect_ibmq.backend_records import BackendRecord, PropertiesRecord
     from prefect_ibmq.backends import (
         abackend_configuration,
@@ -182,7 +181,6 @@ if TYPE_CHECKING:
 else:
     # The imports above once more, as a table; a test holds the two together.
     _HOME_OF = {
-        "archive.estimates": "read_estimates",
         "estimates": "aexport_estimates export_estimates",
         "ranking": "abest_backend best_backend",
         "set_results": "CircuitOutcome SetResults",
@@ -192,7 +190,7 @@ else:
             "acancel_job_set acollect_job_set ajob_set_report aretrieve_job_set arun_job_set cancel_job_set "
             "collect_job_set job_set_report retrieve_job_set run_job_set"
         ),
-        "archive.counts": "read_counts",
+        "archive.reading": "read_counts read_estimates",
         "backend_records": "BackendRecord PropertiesRecord",
         "backfill": "abackfill_calibrations backfill_calibrations",
         "backends": (

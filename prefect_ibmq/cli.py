@@ -102,7 +102,7 @@ def demo(
     It runs on the embedded service, needs no account and never uses one. The last line on stdout is the pipeline's
     JSON object.
     """
-    from prefect_ibmq.archive.counts import read_counts
+    from prefect_ibmq.archive.reading import read_counts
     from prefect_ibmq.demo import counts_picture, run_demo
 
     told = run_demo(archive, backend, shots, stderr())

@@ -8,40 +8,28 @@ sweep) still has a row: its `bitstring` is null and its `count` 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from prefect_ibmq.archive.bits import bitstrings, count_bits
-from prefect_ibmq.archive.datasets import BATCH_BYTES, BATCH_ROWS, Archive, open_archive
-from prefect_ibmq.archive.schemas import COUNTS, MEMORY, Dataset, dataset_named
+from prefect_ibmq.archive.datasets import BATCH_BYTES, BATCH_ROWS
+from prefect_ibmq.archive.schemas import COUNTS, MEMORY, Dataset
 from prefect_ibmq.archive.stamps import JobStamp, ParameterTexts, PubStamp, header_text, job_columns, spread
 from prefect_ibmq.errors import ResultUnreadable
 
 if TYPE_CHECKING:
-    import os
-
-    import pandas as pd
     from qiskit.primitives import BitArray, PrimitiveResult
 
-__all__ = [
-    "counts_batches",
-    "counts_table",
-    "memory_batches",
-    "memory_table",
-    "read_counts",
-]
+__all__ = ["counts_batches", "memory_batches"]
 
 
-def counts_table(result: PrimitiveResult[Any], job: JobStamp, pubs: Sequence[PubStamp]) -> pa.Table:
-    """The counts of one job in the schema `schemas.COUNTS`.
-
-    For results of millions of outcomes hand `counts_batches` to `Archive.write` instead: it never holds them all.
+def counts_batches(result: PrimitiveResult[Any], job: JobStamp, pubs: Sequence[PubStamp]) -> Iterator[pa.RecordBatch]:
+    """The counts of one job in the schema `schemas.COUNTS`, in batches of bounded size for `Archive.write`.
 
     Args:
         result: What the job gave; one `PubResult` for each stamp.
@@ -51,104 +39,12 @@ def counts_table(result: PrimitiveResult[Any], job: JobStamp, pubs: Sequence[Pub
     Raises:
         ResultUnreadable: The result has another number of PUBs, or a register that holds no classified bits.
     """
-    return _table(counts_batches(result, job, pubs), COUNTS)
-
-
-def memory_table(result: PrimitiveResult[Any], job: JobStamp, pubs: Sequence[PubStamp]) -> pa.Table:
-    """What each single shot of a job gave, in the schema `schemas.MEMORY`; arguments and errors as `counts_table`."""
-    return _table(memory_batches(result, job, pubs), MEMORY)
-
-
-def counts_batches(result: PrimitiveResult[Any], job: JobStamp, pubs: Sequence[PubStamp]) -> Iterator[pa.RecordBatch]:
-    """The rows of `counts_table` in batches of bounded size, for `Archive.write`."""
     return _batches(_pieces(result, pubs, _counted), job, COUNTS)
 
 
 def memory_batches(result: PrimitiveResult[Any], job: JobStamp, pubs: Sequence[PubStamp]) -> Iterator[pa.RecordBatch]:
-    """The rows of `memory_table` in batches of bounded size, for `Archive.write`."""
+    """What each single shot of a job gave, in the schema `schemas.MEMORY`; the rest is as with `counts_batches`."""
     return _batches(_pieces(result, pubs, _remembered), job, MEMORY)
-
-
-@overload
-def read_counts(
-    archive: Archive | str | os.PathLike[str],
-    *,
-    run_key: str | None = ...,
-    set_key: str | None = ...,
-    backend: str | None = ...,
-    job_id: str | None = ...,
-    circuit: str | None = ...,
-    columns: Sequence[str] | None = ...,
-    table: Literal["counts", "memory", "kerneled"] = ...,
-    format: Literal["pandas"] = ...,
-) -> pd.DataFrame: ...
-@overload
-def read_counts(
-    archive: Archive | str | os.PathLike[str],
-    *,
-    run_key: str | None = ...,
-    set_key: str | None = ...,
-    backend: str | None = ...,
-    job_id: str | None = ...,
-    circuit: str | None = ...,
-    columns: Sequence[str] | None = ...,
-    table: Literal["counts", "memory", "kerneled"] = ...,
-    format: Literal["arrow"],
-) -> pa.Table: ...
-def read_counts(
-    archive: Archive | str | os.PathLike[str],
-    *,
-    run_key: str | None = None,
-    set_key: str | None = None,
-    backend: str | None = None,
-    job_id: str | None = None,
-    circuit: str | None = None,
-    columns: Sequence[str] | None = None,
-    table: Literal["counts", "memory", "kerneled"] = "counts",
-    format: Literal["pandas", "arrow"] = "pandas",
-) -> pd.DataFrame | pa.Table:
-    """All counts of an archive, or those of one run, set, backend, job or circuit, ordered by run and position.
-
-    `table` asks for what stands beside the counts: `memory` has each single shot, `kerneled` the points of
-    `meas_level=1`; both come in the order of the shots.
-
-    Raises:
-        ArchiveError: There is no archive, or it cannot be read.
-    """
-    opened = archive if isinstance(archive, Archive) else open_archive(archive, writable=False)
-    asked = {"run_key": run_key, "set_key": set_key, "backend": backend, "job_id": job_id, "circuit": circuit}
-    filters = {name: value for name, value in asked.items() if value is not None}
-    rows = _in_order(opened, dataset_named(table), columns, filters)
-    return rows if format == "arrow" else _frame(rows)
-
-
-_ORDER = ("run_key", "position", "parameter_index", "register", "shot", "bit")
-
-
-def _in_order(
-    archive: Archive, spec: Dataset, columns: Sequence[str] | None, filters: Mapping[str, object]
-) -> pa.Table:
-    """The rows run by run and position by position, however the jobs and files lie."""
-    names = list(spec.schema.names if columns is None else columns)
-    keys = [name for name in _ORDER if name in spec.schema.names]
-    table = archive.read(spec.name, [*names, *(name for name in keys if name not in names)], filters)
-    order = pc.sort_indices(table, sort_keys=[(name, "ascending") for name in keys])
-    return table.take(order).select(names)
-
-
-def _frame(table: pa.Table) -> pd.DataFrame:
-    """As pandas; whole numbers stay whole numbers where some are missing."""
-    import pandas as pd
-
-    nullable = {pa.int32(): pd.Int32Dtype(), pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
-    gaps = {kind for kind in nullable if any(col.null_count and col.type == kind for col in table.columns)}
-    frame: pd.DataFrame = table.to_pandas(types_mapper=lambda kind: nullable[kind] if kind in gaps else None)
-    return frame
-
-
-def _table(batches: Iterable[pa.RecordBatch], spec: Dataset) -> pa.Table:
-    plain = [pa.Table.from_batches([batch]).cast(spec.schema) for batch in batches]
-    return pa.concat_tables(plain).combine_chunks() if plain else spec.schema.empty_table()
 
 
 @dataclass(slots=True)

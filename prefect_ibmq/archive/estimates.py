@@ -1,30 +1,24 @@
-"""Expectation values to a table and back: one row for each element of each PUB of program `estimator`."""
+"""Expectation values to a table: one row for each element of each PUB of program `estimator`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from prefect_ibmq.archive.datasets import Archive, open_archive
 from prefect_ibmq.archive.schemas import ESTIMATES
 from prefect_ibmq.archive.stamps import JobStamp, ParameterTexts, PubStamp, header_text, job_columns, spread
 from prefect_ibmq.errors import ResultUnreadable
 
 if TYPE_CHECKING:
-    import os
-
-    import pandas as pd
     from qiskit.primitives import PrimitiveResult
 
-__all__ = ["estimates_batches", "read_estimates"]
+__all__ = ["estimates_batches"]
 
 Observables = tuple[Sequence[str], tuple[int, ...]]
-_ORDER = ("run_key", "position", "parameter_index", "observable_index")
 
 
 def estimates_batches(
@@ -108,50 +102,3 @@ def _precision(result: Any) -> float | None:
 def _shots(result: Any, pub: PubStamp) -> int | None:
     told = result.metadata.get("shots", pub.shots)
     return int(told) if told is not None else None
-
-
-@overload
-def read_estimates(
-    archive: Archive | str | os.PathLike[str],
-    *,
-    run_key: str | None = ...,
-    set_key: str | None = ...,
-    backend: str | None = ...,
-    job_id: str | None = ...,
-    circuit: str | None = ...,
-    format: Literal["pandas"] = ...,
-) -> pd.DataFrame: ...
-@overload
-def read_estimates(
-    archive: Archive | str | os.PathLike[str],
-    *,
-    run_key: str | None = ...,
-    set_key: str | None = ...,
-    backend: str | None = ...,
-    job_id: str | None = ...,
-    circuit: str | None = ...,
-    format: Literal["arrow"],
-) -> pa.Table: ...
-def read_estimates(
-    archive: Archive | str | os.PathLike[str],
-    *,
-    run_key: str | None = None,
-    set_key: str | None = None,
-    backend: str | None = None,
-    job_id: str | None = None,
-    circuit: str | None = None,
-    format: Literal["pandas", "arrow"] = "pandas",
-) -> pd.DataFrame | pa.Table:
-    """All expectation values of an archive, or those of one run, set, backend, job or circuit, in order.
-
-    Columns beside those of the counts: `observable` (as given, `0.5*XX + 1.0*ZZ` of a sum), `observable_index`, `ev`,
-    `std` (the standard error), `precision` (what was asked for).
-
-    Raises:
-        ArchiveError: There is no archive, or it cannot be read.
-    """
-    opened = archive if isinstance(archive, Archive) else open_archive(archive, writable=False)
-    asked = {"run_key": run_key, "set_key": set_key, "backend": backend, "job_id": job_id, "circuit": circuit}
-    table = opened.read(ESTIMATES.name, None, {name: value for name, value in asked.items() if value is not None})
-    rows = table.take(pc.sort_indices(table, sort_keys=[(name, "ascending") for name in _ORDER]))
-    return rows if format == "arrow" else rows.to_pandas()

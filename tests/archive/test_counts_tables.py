@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,15 +15,10 @@ from hypothesis import strategies as st
 from qiskit.circuit import Parameter
 from qiskit.primitives import BindingsArray, BitArray, DataBin, PrimitiveResult, PubResult
 
-from prefect_ibmq.archive.counts import (
-    counts_batches,
-    counts_table,
-    memory_batches,
-    memory_table,
-    read_counts,
-)
+from prefect_ibmq.archive.counts import counts_batches, memory_batches
 from prefect_ibmq.archive.datasets import open_archive
-from prefect_ibmq.archive.schemas import COUNTS, MEMORY
+from prefect_ibmq.archive.reading import read_counts
+from prefect_ibmq.archive.schemas import COUNTS, MEMORY, Dataset
 from prefect_ibmq.archive.stamps import JobStamp, PubStamp
 from prefect_ibmq.errors import ArchiveError, ResultUnreadable
 
@@ -49,6 +45,19 @@ def _bits(*rows: str) -> BitArray:
 
 def _result(*data: DataBin) -> PrimitiveResult[PubResult]:
     return PrimitiveResult([PubResult(one) for one in data])
+
+
+def counts_table(result: PrimitiveResult[PubResult], job: JobStamp, pubs: Sequence[PubStamp]) -> pa.Table:
+    return _table(counts_batches(result, job, pubs), COUNTS)
+
+
+def memory_table(result: PrimitiveResult[PubResult], job: JobStamp, pubs: Sequence[PubStamp]) -> pa.Table:
+    return _table(memory_batches(result, job, pubs), MEMORY)
+
+
+def _table(batches: Iterable[pa.RecordBatch], spec: Dataset) -> pa.Table:
+    plain = [pa.Table.from_batches([batch]).cast(spec.schema) for batch in batches]
+    return pa.concat_tables(plain).combine_chunks() if plain else spec.schema.empty_table()
 
 
 def _one(data: DataBin, **stamp: object) -> list[dict[str, object]]:

@@ -17,8 +17,8 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from prefect_ibmq.archive.counts import read_counts
 from prefect_ibmq.archive.datasets import Archive, open_archive
+from prefect_ibmq.archive.reading import read_counts
 from prefect_ibmq.archive.schemas import COUNTS
 from prefect_ibmq.errors import ArchiveError
 
