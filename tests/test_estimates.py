@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from qiskit import QuantumCircuit
 from qiskit.circuit import Parameter
+from qiskit.primitives import PrimitiveResult, PubResult
 from qiskit.quantum_info import SparsePauliOp, Statevector
 
 from prefect_ibmq import (
@@ -122,6 +123,17 @@ def test_a_set_of_estimates_in_a_table_and_from_another_machine(ibmq_service: An
     assert read_estimates(there).equals(frame)
     with pytest.raises(InputError, match="no classified bits"):
         job_set.counts(0)
+
+
+def test_whole_numbers_stay_whole_where_some_are_missing(ibmq_service: Any, tmp_path: Path) -> None:
+    result = run(ibmq_service, tmp_path)
+    told = {"job_id": "foreign", "backend": "fake_manila"}  # nobody says which attempt it was, or whether simulated
+    bare = PrimitiveResult([PubResult(pub.data) for pub in result])
+    export_estimates(result, tmp_path)
+    export_estimates(bare, tmp_path, job=told)
+    frame = read_estimates(tmp_path)
+    assert [str(frame[name].dtype) for name in ("attempt", "shots", "simulated")] == ["Int32", "Int64", "boolean"]
+    assert set(frame["attempt"].dropna()) == {1}
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_sent(ibmq_service: Any, tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def read_estimates(
     """
     wanted = {"run_key": run_key, "set_key": set_key, "backend": backend, "job_id": job_id, "circuit": circuit}
     rows = _in_order(archive, ESTIMATES, None, wanted)
-    return rows if format == "arrow" else rows.to_pandas()
+    return rows if format == "arrow" else _frame(rows)
 
 
 def _in_order(
