@@ -1,9 +1,10 @@
 """The calibration archive: every payload as it came, the rows that it gives, and when it was seen.
 
 Three tables, written in this order, so that whoever finds an observation finds all of it: `calibrations` (the bytes,
-once a snapshot), `calibration_parameters` (derived from them) and `calibration_observations` (append only). A payload
-that cannot be read goes to `quarantined_calibrations`. There are three times: when a value was measured, when the
-service says that the calibration was changed (`last_update_date`), and when we saw it (`collected_at`).
+once a snapshot), `calibration_parameters` (derived from them) and `calibration_observations` (append only; what is seen
+again unchanged goes to `repeated_observations`). A payload that cannot be read goes to `quarantined_calibrations`.
+There are three times: when a value was measured, when the service says that the calibration was changed
+(`last_update_date`), and when we saw it (`collected_at`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from prefect_ibmq.archive.datasets import Archive
 from prefect_ibmq.archive.dates import sortable
 from prefect_ibmq.archive.intake import StoredCalibration, store_payload, store_payloads
 from prefect_ibmq.archive.keyed import keys, partitions, read_row
-from prefect_ibmq.archive.observations import Observation, latest
+from prefect_ibmq.archive.observations import Observation, are_of_one_date, latest
 from prefect_ibmq.archive.parameters import parameter_rows
 from prefect_ibmq.archive.properties import load_json, parse_payload
 from prefect_ibmq.archive.schemas import (
@@ -32,6 +33,7 @@ from prefect_ibmq.archive.schemas import (
     CALIBRATIONS,
     CONFIGURATIONS,
     QUARANTINED_CALIBRATIONS,
+    REPEATED_OBSERVATIONS,
 )
 from prefect_ibmq.errors import ArchiveError, CalibrationNotFound
 
@@ -98,6 +100,8 @@ def read_payload(
     found = latest(seen, at, known_at)
     if found is None:
         raise CalibrationNotFound(_none_found(archive, backend, seen, at, known_at))
+    if are_of_one_date(seen, found):
+        found = latest(seen | keys(archive.storage, REPEATED_OBSERVATIONS, (backend,)), at, known_at) or found
     row = read_row(archive.storage, CALIBRATIONS, (backend,), found.snapshot)
     if row is None:
         raise ArchiveError(
@@ -212,6 +216,7 @@ COMPACTED = (
     CALIBRATIONS,
     CALIBRATION_PARAMETERS,
     CALIBRATION_OBSERVATIONS,
+    REPEATED_OBSERVATIONS,
     QUARANTINED_CALIBRATIONS,
     CONFIGURATIONS,
     BACKEND_STATUSES,

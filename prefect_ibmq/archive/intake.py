@@ -28,6 +28,7 @@ from prefect_ibmq.archive.schemas import (
     CALIBRATION_PARAMETERS,
     CALIBRATIONS,
     QUARANTINED_CALIBRATIONS,
+    REPEATED_OBSERVATIONS,
     Dataset,
     rows_of,
 )
@@ -130,6 +131,7 @@ class _Batch:
     rows: ParameterRows = field(default_factory=ParameterRows)
     payloads: list[CalibrationPayload] = field(default_factory=list)
     observations: list[Observation] = field(default_factory=list)
+    repeated: list[Observation] = field(default_factory=list)
     size: int = 0
 
     def write(self) -> None:
@@ -138,17 +140,20 @@ class _Batch:
             told = [{**{name: getattr(each, name) for name in fields}, "payload": each.raw} for each in self.payloads]
             self._write(CALIBRATIONS, rows_of(CALIBRATIONS, told))
             self._write(CALIBRATION_PARAMETERS, pa.Table.from_batches([self.rows.rows()]))
-        if self.observations:
-            seen = [
-                {
-                    "observation": each.id,
-                    "snapshot": each.snapshot,
-                    "last_update_date": each.last_update_date,
-                    "collected_at": each.collected_at,
-                }
-                for each in self.observations
-            ]
-            self._write(CALIBRATION_OBSERVATIONS, rows_of(CALIBRATION_OBSERVATIONS, seen))
+        self._write_observations(CALIBRATION_OBSERVATIONS, self.observations)
+        self._write_observations(REPEATED_OBSERVATIONS, self.repeated)
+
+    def _write_observations(self, spec: Dataset, observations: Iterable[Observation]) -> None:
+        seen = [
+            {
+                "observation": each.id,
+                "snapshot": each.snapshot,
+                "last_update_date": each.last_update_date,
+                "collected_at": each.collected_at,
+            }
+            for each in observations
+        ]
+        self._write(spec, rows_of(spec, seen))
 
     def _write(self, spec: Dataset, rows: pa.Table) -> None:
         if rows.num_rows:
@@ -182,10 +187,12 @@ class _Backend:
             self.batch.payloads.append(payload.without_document())
             self.batch.size += len(payload.raw)
         before = preceding(self._seen, collected_at)
+        observation = Observation.of(payload.snapshot, payload.last_update_date, collected_at)
         if before is None or before.snapshot != payload.snapshot:
-            observation = Observation.of(payload.snapshot, payload.last_update_date, collected_at)
             self._seen.add(observation.id)
             self.batch.observations.append(observation)
+        elif before != observation:
+            self.batch.repeated.append(observation)
         status: Literal["stored", "unchanged"] = "stored" if is_new else "unchanged"
         date = payload.last_update_date
         return StoredCalibration(self._name, payload.snapshot, status, None, date, collected_at)

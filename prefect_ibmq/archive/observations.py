@@ -8,7 +8,7 @@ from datetime import datetime
 
 from prefect_ibmq.archive.dates import of_sortable, sortable
 
-__all__ = ["Observation", "latest", "preceding"]
+__all__ = ["Observation", "are_of_one_date", "latest", "preceding"]
 
 _COLLECTED, _UPDATED, _SNAPSHOT = slice(0, 22), slice(23, 45), slice(46, None)
 _FOR_EVER = "~"  # sorts after every moment
@@ -64,3 +64,8 @@ def latest(ids: Iterable[str], at: datetime | None = None, known_at: datetime | 
         default=None,
     )
     return None if found is None else Observation(found[1])
+
+
+def are_of_one_date(ids: Iterable[str], found: Observation) -> bool:
+    """Whether there are other calibrations of the same date, so that it matters which was seen latest."""
+    return any(each[_UPDATED] == found.id[_UPDATED] and each[_SNAPSHOT] != found.snapshot for each in ids)

@@ -7,7 +7,7 @@ as null there. Columns are neither renamed nor given another type or unit.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -26,6 +26,7 @@ __all__ = [
     "KERNELED",
     "MEMORY",
     "QUARANTINED_CALIBRATIONS",
+    "REPEATED_OBSERVATIONS",
     "Dataset",
     "dataset_named",
     "rows_of",
@@ -222,6 +223,13 @@ CALIBRATION_OBSERVATIONS = Dataset(
 )
 """When each calibration was seen: a row whenever it was another one than before. The id tells the whole row."""
 
+REPEATED_OBSERVATIONS = replace(CALIBRATION_OBSERVATIONS, name="repeated_observations")
+"""When a calibration was seen that was no other one than before.
+
+They tell which of several calibrations of one date was seen latest, should what lies between two of them become known
+later, or be written at the same time by somebody else. Nothing else needs them.
+"""
+
 QUARANTINED_CALIBRATIONS = Dataset(
     name="quarantined_calibrations",
     version=1,
@@ -295,6 +303,7 @@ DATASETS = {
         CALIBRATIONS,
         CALIBRATION_PARAMETERS,
         CALIBRATION_OBSERVATIONS,
+        REPEATED_OBSERVATIONS,
         QUARANTINED_CALIBRATIONS,
         CONFIGURATIONS,
         BACKEND_STATUSES,

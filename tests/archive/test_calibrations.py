@@ -187,6 +187,19 @@ def test_a_moment_is_asked_for_inclusively(archive: Archive) -> None:
         parameters_table(archive, "ibm_x", "none")
 
 
+@pytest.mark.parametrize("is_compacted", [False, True])
+def test_of_equal_dates_the_one_seen_latest_counts_in_whatever_order_it_was_stored(
+    archive: Archive, is_compacted: bool
+) -> None:
+    for minute, name in ((1, "A"), (5, "A"), (9, "A"), (3, "B"), (7, "B")):
+        store_payload(archive, "ibm_x", _payload(name), NOON + timedelta(minutes=minute))
+    if is_compacted:
+        compact(archive)
+    known = [read_payload(archive, "ibm_x", known_at=NOON + timedelta(minutes=minute)) for minute in range(1, 10)]
+    assert [each.properties()["name"] for each in known] == list("AABBAABBA")
+    assert [each.collected_at.minute for each in known] == [1, 1, 3, 3, 5, 5, 7, 7, 9]
+
+
 _HOURS = st.integers(0, 6).map(lambda hours: NOON + hours * HOUR)
 
 
@@ -304,6 +317,7 @@ def test_duckdb_and_plain_pyarrow_read_each_table_as_one_dataset(archive: Archiv
         store_payload(archive, "fake_manila", _with_date("fake_manila", NOON + index * HOUR), NOON + index * HOUR)
     store_payload(archive, "ibm_x", b"{")
     store_payloads(archive, [("fake_lima", _with_date("fake_lima", NOON + i * HOUR), NOON) for i in range(3)])
+    store_payload(archive, "fake_manila", _with_date("fake_manila", NOON + 2 * HOUR), NOON + 3 * HOUR)
     store_status(archive, "ibm_x", {"state": True})
     store_configuration(archive, "fake_lima", ibm.device_configuration("fake_lima"))
     import duckdb
