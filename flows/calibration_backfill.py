@@ -15,8 +15,10 @@ from typing import Any
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
+from prefect_ibmq.flows.calibration_snapshot import PATIENT, chosen, warn_of
+from prefect_ibmq.flows.calibration_snapshot import arguments as snapshot_arguments
 
-from prefect_ibmq import abackfill_calibrations, alist_backends
+from prefect_ibmq import abackfill_calibrations
 from prefect_ibmq.artifacts import calibrations_table
 from prefect_ibmq.backfill import close_walks
 from prefect_ibmq.collected import joined
@@ -24,9 +26,6 @@ from prefect_ibmq.scripts import for_a_person
 from prefect_ibmq.together import each_of
 
 BACKENDS_AT_ONCE = 4
-# Reads are retried on the wire already; these carry a run through minutes of trouble. What came stays, so a retry
-# goes on where the backend was left.
-PATIENT: dict[str, Any] = {"retries": 3, "retry_delay_seconds": [5, 30, 120], "retry_jitter_factor": 0.3}
 
 
 @flow(name="calibration-backfill")
@@ -50,10 +49,9 @@ async def calibration_backfill(
     Returns:
         `archive`, `snapshots`, `unchanged`, `quarantined`, `failed`, `backends`, as `backfill_calibrations` tells them.
     """
-    names = list(dict.fromkeys(backends or [])) or [
-        record.name for record in await alist_backends.with_options(**PATIENT)(provider)
-    ]
+    names = await chosen(backends, provider)
     progress = await acreate_progress_artifact(0.0, description=f"Backends done, of {len(names)}")
+    # What came stays, so a retry goes on where the backend was left.
     walk, places, done = abackfill_calibrations.with_options(**PATIENT), asyncio.Semaphore(BACKENDS_AT_ONCE), 0
 
     async def fetch(name: str) -> dict[str, Any]:
@@ -70,10 +68,8 @@ async def calibration_backfill(
     told = joined(dict(zip(names, ended, strict=True)))
     await close_walks(archive, [name for name in names if name not in told["failed"]])
     await calibrations_table(told, "ibmq-calibration-backfill")
-    logger = get_run_logger()
-    for name, reason in told["failed"].items():
-        logger.warning("%s: %s", name, reason)
-    logger.info(
+    warn_of(told["failed"])
+    get_run_logger().info(
         "%d calibrations that were not known, %d that were, %d quarantined, %d backends failed; in %s",
         told["snapshots"], told["unchanged"], told["quarantined"], len(told["failed"]), told["archive"],
     )  # fmt: skip
@@ -81,17 +77,13 @@ async def calibration_backfill(
 
 
 def arguments() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """The options of the snapshot, and ours."""
+    parser: argparse.ArgumentParser = snapshot_arguments()
+    parser.description = __doc__
     parser.add_argument(
         "--since", metavar="TIME", help="how far back, as ISO text; all that the service has by default"
     )
     parser.add_argument("--until", metavar="TIME", help="begin before this moment; with the newest by default")
-    parser.add_argument(
-        "--backend", dest="backends", action="append", metavar="NAME", help="a backend; again for more (all)"
-    )
-    parser.add_argument("--archive", default="archive", metavar="PATH_OR_URL", help="where they are kept (archive)")
-    parser.add_argument("--provider", metavar="BLOCK", help="name of a saved provider block")
     return parser
 
 

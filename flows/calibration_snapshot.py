@@ -35,21 +35,19 @@ async def calibration_snapshot(
 ) -> dict[str, Any]:
     """Keep the calibration, the configuration, the status and the queue that each backend has now.
 
+    Where a new calibration has crossed a limit since the one before, the flow run gets a report of the drift, and the
+    event `ibmq.calibration.drifted` is sent, for an automation to act on.
+
     Args:
         provider: Name of a saved provider block; the environment's provider if None.
         backends: Names of the backends; all of the instance's if None.
         archive: Path or URL of the archive.
 
-    Where a new calibration has crossed a limit since the one before, the flow run gets a report of the drift, and the
-    event `ibmq.calibration.drifted` is sent, for an automation to act on.
-
     Returns:
         `archive`, `snapshots`, `unchanged`, `quarantined`, `failed`, `backends`, as `snapshot_calibrations` tells them;
         and `drifted`: of each device that crossed limits, how many.
     """
-    names = list(dict.fromkeys(backends or [])) or [
-        record.name for record in await alist_backends.with_options(**PATIENT)(provider)
-    ]
+    names = await chosen(backends, provider)
     places, task = asyncio.Semaphore(BACKENDS_AT_ONCE), asnapshot_calibrations.with_options(**PATIENT)
 
     async def look(name: str) -> dict[str, Any]:
@@ -61,14 +59,24 @@ async def calibration_snapshot(
     told = joined(dict(zip(names, ended, strict=True)))
     await calibrations_table(told, "ibmq-calibration-snapshot")
     told["drifted"] = await drifted([name for name, each in told["backends"].items() if each["snapshots"]], archive)
-    logger = get_run_logger()
-    for name, reason in told["failed"].items():
-        logger.warning("%s: %s", name, reason)
-    logger.info(
+    warn_of(told["failed"])
+    get_run_logger().info(
         "%d new calibrations, %d unchanged, %d quarantined, %d backends failed; in %s",
         told["snapshots"], told["unchanged"], told["quarantined"], len(told["failed"]), told["archive"],
     )  # fmt: skip
     return told
+
+
+async def chosen(backends: list[str] | None, provider: str | None) -> list[str]:
+    """The backends that are named, each once; all of the instance's if none is."""
+    named = list(dict.fromkeys(backends or []))
+    return named or [record.name for record in await alist_backends.with_options(**PATIENT)(provider)]
+
+
+def warn_of(failed: dict[str, str]) -> None:
+    """Say in the log which backends failed, and why."""
+    for name, reason in failed.items():
+        get_run_logger().warning("%s: %s", name, reason)
 
 
 async def drifted(backends: list[str], archive: str) -> dict[str, int]:
