@@ -268,11 +268,8 @@ def _why_not(record: BackendRecord) -> str:
     return record.status_msg if record.summary.operational else record.state
 
 
-async def _asking(
-    backend: str | BackendRecord, provider: IBMQProvider | str | None
-) -> tuple[IBMQProvider, RuntimeClient, str]:
-    chosen = await provider_of(provider)
-    return chosen, await chosen.aget_client(), _name_of(backend)
+async def _asking(backend: str | BackendRecord, provider: IBMQProvider | str | None) -> tuple[RuntimeClient, str]:
+    return await (await provider_of(provider)).aget_client(), _name_of(backend)
 
 
 async def _told(client: RuntimeClient, name: str, answer: Any) -> Any:
@@ -293,7 +290,7 @@ async def _backend_status(backend: str | BackendRecord, provider: IBMQProvider |
     Raises:
         BackendNotFound: The instance has no backend of that name.
     """
-    _, client, name = await _asking(backend, provider)
+    client, name = await _asking(backend, provider)
     status: BackendStatus = await _told(client, name, client.backend_status(name))
     return status
 
@@ -306,7 +303,7 @@ async def _backend_configuration(
     Raises:
         BackendNotFound: The instance has no backend of that name.
     """
-    _, client, name = await _asking(backend, provider)
+    client, name = await _asking(backend, provider)
     configuration: dict[str, Any] = await _told(client, name, client.backend_configuration(name))
     return configuration
 
@@ -334,7 +331,7 @@ async def _backend_properties(
     """
     if isinstance(backend, BackendRecord) and backend.raw_properties and not refresh and datetime is None:
         return backend.properties()
-    _, client, name = await _asking(backend, provider)
+    client, name = await _asking(backend, provider)
     before = datetime.astimezone(UTC) if datetime is not None else None
     payload = await _told(client, name, client.backend_properties(name, updated_before=before))
     return PropertiesRecord(payload) if payload else None

@@ -8,7 +8,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from prefect_ibmq.errors import InputError
 
-__all__ = ["JobHandle", "handle_of"]
+__all__ = ["JobHandle", "handle_of", "id_of"]
 
 
 class JobHandle(BaseModel):
@@ -104,3 +104,8 @@ def handle_of(job: object) -> JobHandle | str:
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, each['loc'])) or 'it'}: {each['msg']}" for each in error.errors())
         raise InputError(f"This text is not a job handle ({wrong}).") from error
+
+
+def id_of(job: JobHandle | str) -> str:
+    """The service's id of a job that is told by its handle or its id."""
+    return job.job_id if isinstance(job, JobHandle) else job

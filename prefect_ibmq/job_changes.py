@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from prefect_ibmq.archives import archive_of
 from prefect_ibmq.errors import InputError, JobNotFinished
 from prefect_ibmq.failures import JobStatus
-from prefect_ibmq.handles import JobHandle, handle_of
-from prefect_ibmq.jobs import client_for
+from prefect_ibmq.handles import JobHandle
+from prefect_ibmq.jobs import reached
 from prefect_ibmq.loop import doors
-from prefect_ibmq.provider import IBMQProvider, provider_of
+from prefect_ibmq.provider import IBMQProvider
 from prefect_ibmq.runs import raw_path, stored_handle
 from prefect_ibmq.tags import OUR_PREFIX
-from prefect_ibmq.wire.job_requests import MAX_TAG_LENGTH
+from prefect_ibmq.wire.job_requests import MAX_TAG_LENGTH, MAX_TAGS
 from prefect_ibmq.wire.rivals import SET_PREFIX
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from prefect_ibmq.wire.records import JobRecord
 
 __all__ = ["adelete_job", "aupdate_job_tags", "change_tags", "delete_job", "update_job_tags"]
-
-_MOST_TAGS = 8
 
 
 async def change_tags(
@@ -57,14 +55,13 @@ async def change_tags(
     """
     for given in (tags or (), add, remove):
         _check(given)
-    known = handle_of(job)
-    client = await client_for(known, await provider_of(provider))
-    record = await client.job(known.job_id if isinstance(known, JobHandle) else known)
+    client, _, job_id = await reached(job, provider)
+    record = await client.job(job_id)
     before = list(record.tags or ())
     ours = [tag for tag in before if tag.startswith(OUR_PREFIX)]
     own = [tag for tag in before if tag not in ours] if tags is None else list(tags)
     now = [*ours, *(tag for tag in dict.fromkeys([*own, *add]) if tag not in remove)]
-    most = _MOST_TAGS - any(tag.startswith(SET_PREFIX) for tag in ours)
+    most = MAX_TAGS - any(tag.startswith(SET_PREFIX) for tag in ours)
     if len(now) > most:
         raise InputError(
             f"Job {record.id} would have {len(now)} tags; {most} are possible, {len(ours)} of which are ours.",
@@ -105,9 +102,9 @@ async def _delete_job(
         JobNotFinished: It has not ended.
         NotFound: The instance has no such job.
     """
-    known, store = handle_of(job), await asyncio.to_thread(archive_of, archive)
-    client = await client_for(known, await provider_of(provider))
-    record = await client.job(known.job_id if isinstance(known, JobHandle) else known)
+    client, known, job_id = await reached(job, provider)
+    store = await asyncio.to_thread(archive_of, archive)
+    record = await client.job(job_id)
     if not record.status.is_final:
         raise JobNotFinished(record.id, record.status_word)
     # A job that ended without a result leaves nothing to lose.

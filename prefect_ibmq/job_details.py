@@ -11,8 +11,8 @@ from prefect_ibmq.backend_records import BackendRecord, PropertiesRecord
 from prefect_ibmq.calibration_stamps import ask_calibration
 from prefect_ibmq.errors import InputError
 from prefect_ibmq.failures import JobStatus
-from prefect_ibmq.handles import JobHandle, handle_of
-from prefect_ibmq.jobs import client_for, handle_from, job_record
+from prefect_ibmq.handles import JobHandle
+from prefect_ibmq.jobs import handle_from, job_record, reached
 from prefect_ibmq.loop import doors
 from prefect_ibmq.provider import IBMQProvider, provider_of
 from prefect_ibmq.wire.rivals import SET_PREFIX, place_of
@@ -102,14 +102,6 @@ def _seconds(start: datetime | None, end: datetime | None) -> float | None:
     return None if start is None or end is None else (end - start).total_seconds()
 
 
-async def _reach(
-    job: JobHandle | JobRecord | str, provider: IBMQProvider | str | None
-) -> tuple[RuntimeClient, JobHandle | str, str]:
-    known, chosen = handle_of(job), await provider_of(provider)
-    client = await client_for(known, chosen)
-    return client, known, known.job_id if isinstance(known, JobHandle) else known
-
-
 async def find_job(
     provider: IBMQProvider | str | None, job_id: str, backend: str | BackendRecord | None = None
 ) -> JobHandle:
@@ -145,19 +137,6 @@ def _placed(handle: JobHandle, record: JobRecord) -> JobHandle:
     return handle.model_copy(update=found | {"set_key": sets[0].removeprefix(SET_PREFIX)})
 
 
-async def job_now(job: JobHandle | JobRecord | str, provider: IBMQProvider | str | None = None) -> JobRecord:
-    """What the service says of a job now: its status, its backend, its name and tags, why it failed.
-
-    Args:
-        job: The job's handle, its id, or its row of `list_jobs`.
-        provider: The provider, its block's name, or None for the environment's.
-
-    Raises:
-        NotFound: The instance has no such job.
-    """
-    return await job_record(job, provider)
-
-
 async def metrics_of(job: JobHandle | JobRecord | str, provider: IBMQProvider | str | None = None) -> JobMetrics:
     """A job's times (UTC), its QPU seconds, and the client that submitted it.
 
@@ -168,7 +147,7 @@ async def metrics_of(job: JobHandle | JobRecord | str, provider: IBMQProvider | 
     Raises:
         NotFound: The instance has no such job.
     """
-    client, _, job_id = await _reach(job, provider)
+    client, _, job_id = await reached(job, provider)
     return await client.job_metrics(job_id)
 
 
@@ -179,7 +158,7 @@ async def logs_of(job: JobHandle | JobRecord | str, provider: IBMQProvider | str
         job: The job's handle, its id, or its row of `list_jobs`.
         provider: The provider, its block's name, or None for the environment's.
     """
-    client, _, job_id = await _reach(job, provider)
+    client, _, job_id = await reached(job, provider)
     return await client.job_logs(job_id)
 
 
@@ -221,7 +200,7 @@ async def properties_of(
     Raises:
         NotFound: The instance has no such job.
     """
-    client, known, job_id = await _reach(job, provider)
+    client, known, job_id = await reached(job, provider)
     backend = known.backend if isinstance(known, JobHandle) else (await client.job(job_id)).backend
     return await calibration_of_job(client, job_id, backend)
 
@@ -236,7 +215,7 @@ async def queue_of(job: JobHandle | JobRecord | str, provider: IBMQProvider | st
     Raises:
         NotFound: The instance has no such job.
     """
-    client, _, job_id = await _reach(job, provider)
+    client, _, job_id = await reached(job, provider)
     record = await client.job(job_id)
     if record.status is not JobStatus.QUEUED:
         return QueueInfo(record.status)
@@ -269,14 +248,14 @@ async def times_of(job: JobHandle | JobRecord | str, provider: IBMQProvider | st
     Raises:
         NotFound: The instance has no such job.
     """
-    client, _, job_id = await _reach(job, provider)
+    client, _, job_id = await reached(job, provider)
     metrics = await client.job_metrics(job_id)
     created = metrics.created or (await client.job(job_id)).created
     return JobTimes(created, metrics.running, metrics.finished)
 
 
 retrieve_job, aretrieve_job = doors(find_job, "retrieve_job")
-get_job, aget_job = doors(job_now, "get_job")
+get_job, aget_job = doors(job_record, "get_job")
 job_metrics, ajob_metrics = doors(metrics_of, "job_metrics")
 job_logs, ajob_logs = doors(logs_of, "job_logs")
 job_properties, ajob_properties = doors(properties_of, "job_properties")

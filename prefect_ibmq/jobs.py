@@ -1,4 +1,4 @@
-"""Tasks on jobs: submit one, wait for it, fetch its result, cancel it."""
+"""Tasks on jobs: ask after one, wait for it, fetch its result, cancel it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from prefect_ibmq.errors import (
     TransportError,
 )
 from prefect_ibmq.failures import JobStatus
-from prefect_ibmq.handles import JobHandle, handle_of
+from prefect_ibmq.handles import JobHandle, handle_of, id_of
 from prefect_ibmq.loop import doors
 from prefect_ibmq.provider import IBMQProvider, provider_of
 from prefect_ibmq.run_logs import run_logger
@@ -53,11 +53,13 @@ __all__ = [
     "await_for_job",
     "cancel",
     "cancel_job",
+    "client_for",
     "fetch_result",
     "fetch_stored",
     "fetch_unstamped",
     "handle_from",
     "job_record",
+    "reached",
     "reason_of",
     "stamp_results",
     "wait_for_job",
@@ -86,8 +88,12 @@ async def client_for(job: JobHandle | str, provider: IBMQProvider) -> RuntimeCli
     return client
 
 
-def _id_of(job: JobHandle | str) -> str:
-    return job.job_id if isinstance(job, JobHandle) else job
+async def reached(
+    job: JobHandle | JobRecord | str, provider: IBMQProvider | str | None
+) -> tuple[RuntimeClient, JobHandle | str, str]:
+    """The client that reaches a job, the job, and its id; errors as those of `handle_of` and `client_for`."""
+    known, chosen = handle_of(job), await provider_of(provider)
+    return await client_for(known, chosen), known, id_of(known)
 
 
 async def wait_until_completed(
@@ -131,7 +137,7 @@ async def wait_until_completed(
         if not deadline.expired():
             raise
         raise DeadlineExceeded(
-            f"Job {_id_of(known)} has not ended within {timeout} s. It goes on.",
+            f"Job {id_of(known)} has not ended within {timeout} s. It goes on.",
             hint="Wait for it again with the same handle or id; nothing is submitted twice by that.",
         ) from None
     if record.status is not JobStatus.COMPLETED:
@@ -175,7 +181,7 @@ async def _final(
 
 
 async def _follow(client: RuntimeClient, store: Archive, job: JobHandle | str, pace: Pace) -> JobRecord:
-    logger, job_id = run_logger(), _id_of(job)
+    logger, job_id = run_logger(), id_of(job)
     tag = set_tag(job.set_key) if isinstance(job, JobHandle) and job.set_key else None
     # The service may not show at once what it has accepted; an id that somebody types has been seen before.
     settle = pace.settle if isinstance(job, JobHandle) else 0.0
@@ -328,7 +334,7 @@ async def _known(store: Archive, job: JobHandle | str, provider: IBMQProvider, c
     if kept is not None and kept.created is not None:
         await client_for(kept, provider)
         return kept
-    return await _noted(store, handle_from(await client.job(_id_of(job)), job, provider, client))
+    return await _noted(store, handle_from(await client.job(id_of(job)), job, provider, client))
 
 
 async def _download(client: RuntimeClient, handle: JobHandle, store: Archive) -> bytes:
@@ -371,19 +377,32 @@ async def _streamed(client: RuntimeClient, path: Path, handle: JobHandle) -> int
 async def cancel(job: JobHandle | JobRecord | str, provider: IBMQProvider | str | None = None) -> bool:
     """Cancel a job.
 
+    Args:
+        job: The job's handle, its id, or its row of `list_jobs`.
+        provider: The provider, its block's name, or None for the environment's.
+
     Returns:
         Whether the service took the order; False where the job had ended already.
+
+    Raises:
+        NotFound: The instance has no such job.
     """
-    known = handle_of(job)
-    client = await client_for(known, await provider_of(provider))
-    return await client.cancel_job(_id_of(known))
+    client, _, job_id = await reached(job, provider)
+    return await client.cancel_job(job_id)
 
 
 async def job_record(job: JobHandle | JobRecord | str, provider: IBMQProvider | str | None = None) -> JobRecord:
-    """What the service says of a job now; await it through `loop.arun` or a task."""
-    known = handle_of(job)
-    client = await client_for(known, await provider_of(provider))
-    return await client.job(_id_of(known))
+    """What the service says of a job now: its status, its backend, its name and tags, why it failed.
+
+    Args:
+        job: The job's handle, its id, or its row of `list_jobs`.
+        provider: The provider, its block's name, or None for the environment's.
+
+    Raises:
+        NotFound: The instance has no such job.
+    """
+    client, _, job_id = await reached(job, provider)
+    return await client.job(job_id)
 
 
 wait_for_job, await_for_job = doors(wait_until_completed, "wait_for_job")

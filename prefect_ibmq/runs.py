@@ -21,7 +21,7 @@ from uuid import uuid4
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from prefect_ibmq.errors import ArchiveError
-from prefect_ibmq.handles import JobHandle
+from prefect_ibmq.handles import JobHandle, id_of
 from prefect_ibmq.settings import get_settings
 from prefect_ibmq.tags import set_tag
 
@@ -408,7 +408,7 @@ def stored_handle(archive: Archive, job: JobHandle | str) -> JobHandle | None:
     """The handle that an archive keeps of a job; None where it keeps none, or that of another job."""
     path = handle_path(job) if isinstance(job, JobHandle) else f"runs/jobs/handle.{quote(job, safe='')}.json"
     kept = _read_handle(archive, path)
-    job_id = job.job_id if isinstance(job, JobHandle) else job
+    job_id = id_of(job)
     return kept if kept is not None and kept.job_id == job_id else None
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from prefect_ibmq.attempts import End
 from prefect_ibmq.failures import JobStatus
 from prefect_ibmq.handles import JobHandle
+from prefect_ibmq.jobs import handle_from
 from prefect_ibmq.runs import stored_values
 from prefect_ibmq.surviving import sent_stamps
 from prefect_ibmq.tags import set_tag
@@ -180,25 +181,16 @@ def _handle(
     client: RuntimeClient,
     stamp: Mapping[str, Any],
 ) -> JobHandle:
-    return JobHandle(
-        channel=provider.channel,
-        host=client.base_url,
-        instance=client.crn,
-        backend=job.backend,
-        job_id=job.id,
-        program=job.program,
-        run_key=stamp.get("run_key"),
-        set_key=set_key,
-        first=place.first,
-        last=place.last,
-        attempt=place.attempt,
-        created=job.created,
-        simulated=provider.simulated or job.raw.get("simulated") is True,
-        private=job.private,
-        transpiled_for=stamp.get("calibration"),
-        snapshot_transpiled=stamp.get("snapshot"),
-        calibration_id=job.calibration_id,
-    )
+    placed = {
+        "run_key": stamp.get("run_key"),
+        "set_key": set_key,
+        "first": place.first,
+        "last": place.last,
+        "attempt": place.attempt,
+        "transpiled_for": stamp.get("calibration"),
+        "snapshot_transpiled": stamp.get("snapshot"),
+    }
+    return JobHandle.model_validate(handle_from(job, job.id, provider, client).model_dump() | placed)
 
 
 def as_shown(part: SetPart, job: JobRecord) -> SetPart:

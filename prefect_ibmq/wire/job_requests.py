@@ -8,7 +8,7 @@ from typing import Any
 
 from prefect_ibmq.errors import InputError
 
-__all__ = ["MAX_TAG_LENGTH", "JobRequest", "check_tags"]
+__all__ = ["MAX_TAGS", "MAX_TAG_LENGTH", "JobRequest", "check_tags"]
 
 MAX_TAGS = 8
 MAX_TAG_LENGTH = 86
