@@ -66,7 +66,7 @@ __all__ = [
     "wait_until_completed",
 ]
 
-_MOST_UNREADABLE = 3  # texts of one result that cannot be decoded, before that is an error
+_MOST_UNREADABLE = 5  # texts of one result that cannot be decoded, before that is an error
 
 
 async def client_for(job: JobHandle | str, provider: IBMQProvider) -> RuntimeClient:

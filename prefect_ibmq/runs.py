@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from prefect_ibmq.submission_gate import SubmissionGate
     from prefect_ibmq.wire.client import RuntimeClient
     from prefect_ibmq.wire.submission import SetListing
+    from prefect_ibmq.wire.turns import Turns
 
 __all__ = [
     "Intent",
@@ -180,6 +181,7 @@ class Run:
         self.order, self.halted = uuid4().hex, False
         self._isa: list[QuantumCircuit] = []
         self._listing: SetListing | None = None
+        self._turns: Turns | None = None
         self._ledger: Ledger | None = None
         self._gate: SubmissionGate | None = None
 
@@ -209,6 +211,16 @@ class Run:
             if self._listing is None:
                 self._listing = SetListing(client, set_tag(self.set_key), get_settings().settle_seconds)
             return self._listing
+
+    @property
+    def turns(self) -> Turns:
+        """Whose turn it is among the parts that are being submitted."""
+        from prefect_ibmq.wire.turns import Turns
+
+        with _reading:
+            if self._turns is None:
+                self._turns = Turns()
+            return self._turns
 
     @property
     def width(self) -> int:
@@ -311,7 +323,9 @@ class Run:
             **self.__dict__,
             "_isa": [],
             "_listing": None,
+            "_turns": None,
             "_ledger": None,
+            "_gate": None,
             "target": None,
         }  # they can be read again
 

@@ -33,6 +33,7 @@ from prefect_ibmq.wire.submission import Submitted, submit_place
 
 if TYPE_CHECKING:
     from prefect_ibmq.wire.job_requests import JobRequest
+    from prefect_ibmq.wire.turns import Turn
 
 __all__ = ["asubmit_job", "asubmit_part", "split_arguments", "submit_a_part", "submit_job", "submit_part"]
 
@@ -86,31 +87,33 @@ async def submit_a_part(
             run with this run key looks for it first.
         ServiceError: The service refused; nothing was submitted.
     """
-    chosen = await provider_of(provider)
-    plan = await asyncio.to_thread(run.plan)
-    if plan is None:
-        raise InputError(f"{run!r} has no plan.", hint="Plan it first, with plan_run.")
-    limits = limits_of(gate)
-    claim(run.claim_of(part), run.order, share=share)
-    try:
-        return await _submit(
-            chosen,
-            run,
-            plan,
-            part,
-            {"name": name, "own": tags, "experiment_id": experiment_id},
-            {
-                "max_execution_time": _limit(max_execution_time, part),
-                "session_id": session_id,
-                "private": private,
-            },
-            resubmit,
-            limits,
-        )
-    except BaseException:
-        # The way on is to call again, which must not be taken for a second order.
-        release(run.claim_of(part))
-        raise
+    with run.turns.of(part.first) as turn:
+        chosen = await provider_of(provider)
+        plan = await asyncio.to_thread(run.plan)
+        if plan is None:
+            raise InputError(f"{run!r} has no plan.", hint="Plan it first, with plan_run.")
+        limits = limits_of(gate)
+        claim(run.claim_of(part), run.order, share=share)
+        try:
+            return await _submit(
+                chosen,
+                run,
+                plan,
+                part,
+                turn,
+                {"name": name, "own": tags, "experiment_id": experiment_id},
+                {
+                    "max_execution_time": _limit(max_execution_time, part),
+                    "session_id": session_id,
+                    "private": private,
+                },
+                resubmit,
+                limits,
+            )
+        except BaseException:
+            # The way on is to call again, which must not be taken for a second order.
+            release(run.claim_of(part))
+            raise
 
 
 def _limit(asked: int | None, part: Part) -> int | None:
@@ -122,6 +125,7 @@ async def _submit(
     run: Run,
     plan: Plan,
     part: Part,
+    turn: Turn,
     own: dict[str, Any],
     fields: dict[str, Any],
     resubmit: str | None,
@@ -151,7 +155,7 @@ async def _submit(
         await run.ledger(client, provider.budget_seconds).reserve(part.seconds or 0.0)
         return replace(await asyncio.to_thread(_request, run, plan, part, tags), **fields)
 
-    done = await submit_place(client, listing, place_at(part, attempt), journal, request)
+    done = await submit_place(client, listing, place_at(part, attempt), journal, request, turn)
     _tell(done, plan, part)
     handle = await journal.handle()
     assert handle is not None, "what was submitted is noted"

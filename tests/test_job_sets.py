@@ -233,6 +233,23 @@ def test_cancel_all_submits_nothing_more_and_keeps_what_completed(
     assert done <= {each.position for each in mended.results() if each.attempt == 1}
 
 
+def test_jobs_are_posted_in_the_order_of_the_circuits_whatever_holds_them_up(
+    ibmq_services: Callable[..., Any], tmp_path: Path
+) -> None:
+    service = ibmq_services(pending_limit=2)
+    service.faults.on("POST /jobs", answer="error", status=429, retry_after=1, after=2, times=2)
+    service.faults.on("POST /jobs", answer="lost", work_done=True, after=5, times=1)
+    circuits = numbers(8)
+    for _ in range(3000):  # the first takes longest to be encoded
+        circuits[0].x(0)
+        circuits[0].barrier(0)
+    job_set = run(service, circuits, tmp_path, max_circuits_per_job=1, isa=True)
+    service.faults.assert_all_fired()
+    assert job_set.is_complete
+    posted = [tag for job in service.jobs() for tag in job.tags if tag.startswith("ibmq-part:")]
+    assert posted == [f"ibmq-part:{index}-{index}.1" for index in range(8)]
+
+
 def test_a_refused_part_is_none_and_says_why(ibmq_service: Any, tmp_path: Path) -> None:
     ibmq_service.faults.on("POST /jobs", answer="error", status=400, code=1208, message="No.", after=1, times=1)
     job_set = run(ibmq_service, numbers(3), tmp_path, max_circuits_per_job=1)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from prefect_ibmq.wire.client import RuntimeClient
     from prefect_ibmq.wire.job_requests import JobRequest
     from prefect_ibmq.wire.records import JobRecord
+    from prefect_ibmq.wire.turns import Turn
 
 __all__ = ["Journal", "SetListing", "Submitted", "submit_place"]
 
@@ -96,7 +97,6 @@ class SetListing:
         self._places: dict[Place, list[JobRecord]] = {}
         self._asked_at: float | None = None
         self._lock = asyncio.Lock()
-        self.turn = asyncio.Lock()  # one POST at a time, in the order of the parts
 
     async def known(self) -> dict[Place, list[JobRecord]]:
         """The set's jobs by place, as first listed."""
@@ -130,6 +130,7 @@ async def submit_place(
     place: Place,
     journal: Journal,
     make_request: Callable[[], Awaitable[JobRequest]],
+    turn: Turn,
     *,
     deadline: float | None = None,
 ) -> Submitted:
@@ -140,7 +141,8 @@ async def submit_place(
         listing: The set's jobs.
         place: Which part, and which attempt at it.
         journal: Notes on the place.
-        make_request: Encodes the job; called only where it is posted.
+        make_request: Encodes the job; called only where it is posted, when its turn has come.
+        turn: Its turn among the parts of the set.
         deadline: Until when waiting is worth while, by the event loop's clock; None waits as long as it takes.
 
     Raises:
@@ -154,10 +156,11 @@ async def submit_place(
         return Submitted(job_id, adopted=True)
     adopted = await _adopt(client, await listing.known(), place, journal)
     if adopted is None and await journal.has_intent():
+        turn.leave()  # others need not wait for the list to settle
         adopted = await _adopt(client, await listing.settled(clock()), place, journal)
     if adopted is not None:
         return adopted
-    return await _post(client, listing, place, journal, await make_request(), deadline)
+    return await _post(client, listing, place, journal, make_request, turn, deadline)
 
 
 async def _adopt(
@@ -175,14 +178,20 @@ async def _post(
     listing: SetListing,
     place: Place,
     journal: Journal,
-    request: JobRequest,
+    make_request: Callable[[], Awaitable[JobRequest]],
+    turn: Turn,
     deadline: float | None,
 ) -> Submitted:
     clock = asyncio.get_running_loop().time
+    async with turn.next_to_post() as posting:
+        request = await make_request()
+        await posting.acquire()
     for left in reversed(range(_MOST_UNCLEAR)):
         try:
-            async with listing.turn:
+            try:
                 return await _accepted(client, journal, request, deadline)
+            finally:
+                posting.release()
         except (ServiceError, TransportError) as error:
             if nothing_ran(error):
                 raise
@@ -192,6 +201,7 @@ async def _post(
                 return adopted
             if not left:
                 raise _unclear(error, listing.tag, "It was posted several times, with no usable answer.") from error
+        await posting.acquire()
     raise AssertionError("the last unclear POST is raised")
 
 

@@ -32,6 +32,7 @@ from prefect_ibmq.wire.job_requests import JobRequest
 from prefect_ibmq.wire.records import JobRecord
 from prefect_ibmq.wire.rivals import SET_PREFIX, Place, marked, place_of, settle_rivals, surplus_of, winner
 from prefect_ibmq.wire.submission import SetListing, Submitted, submit_place
+from prefect_ibmq.wire.turns import Turns
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 SET = f"{SET_PREFIX}abc"
@@ -207,7 +208,8 @@ class Client:
             return JobRequest(program="executor", backend="ibm_fez", params={}, tags=(SET, place.tag))
 
         listing = SetListing(self, SET, SETTLE)  # type: ignore[arg-type]
-        return await submit_place(self, listing, place, self, request, deadline=deadline)  # type: ignore[arg-type]
+        with Turns().of(place.first) as turn:
+            return await submit_place(self, listing, place, self, request, turn, deadline=deadline)  # type: ignore[arg-type]
 
 
 def submitted(server: Server, disk: Disk | None = None, **options: float) -> Submitted:
