@@ -287,6 +287,10 @@ async def _backend_status(backend: str | BackendRecord, provider: IBMQProvider |
 
     Operational together with the status `internal` means that it takes jobs and does not run them.
 
+    Args:
+        backend: Its name, or a record of it.
+        provider: The provider, its block's name, or None for the environment's.
+
     Raises:
         BackendNotFound: The instance has no backend of that name.
     """
@@ -299,6 +303,10 @@ async def _backend_configuration(
     backend: str | BackendRecord, provider: IBMQProvider | str | None = None
 ) -> dict[str, Any]:
     """A backend's configuration as the service sends it: `dt` and `dtm` in ns, repetition delays in µs.
+
+    Args:
+        backend: Its name, or a record of it.
+        provider: The provider, its block's name, or None for the environment's.
 
     Raises:
         BackendNotFound: The instance has no backend of that name.

@@ -53,7 +53,7 @@ def decoded(handle: JobHandle, text: bytes, inputs: Sequence[CircuitInput] | Non
     """
     from qiskit.primitives import PrimitiveResult
 
-    from prefect_ibmq.wire.programs import decode_result
+    from prefect_ibmq.wire.results import decode_result
 
     try:
         result = decode_result(handle.program, text, max_bytes=get_settings().max_result_bytes)

@@ -20,7 +20,7 @@ class JobHandle(BaseModel):
         instance: The instance's CRN.
         backend: The backend's name.
         job_id: The service's id of the job.
-        program: `executor` or `sampler`.
+        program: `executor`, `sampler` or `estimator`.
         run_key: What the author calls this run.
         set_key: Content key of the set of circuits that the job belongs to.
         first: First position of the part that the job runs.

@@ -260,6 +260,9 @@ async def _jobs_frame(
         (QPU), `reason`, `reason_code`, `tags`, `experiment_id`, `session_id`, `private`,
         `estimated_running_time_seconds`, `max_execution_time` (seconds), `simulated`, `channel`, `instance`. What the
         service does not tell is missing.
+
+    Raises:
+        InputError: A filter is unknown, or a value cannot be used.
     """
     chosen, criteria = await provider_of(provider), _read(filters, limit, skip)
     client = await chosen.aget_client()

@@ -245,6 +245,9 @@ async def _job_set_report(
         job_set: The set, or its id.
         provider: The provider, its block's name, or None for the environment's; a set has its own.
         archive: Path or URL of the archive with the run's folder.
+
+    Raises:
+        InputError: There is no such set.
     """
     from prefect.context import FlowRunContext, TaskRunContext
 
@@ -292,6 +295,9 @@ async def _cancel_job_set(
 
     Returns:
         The ids of the jobs.
+
+    Raises:
+        InputError: There is no such set.
     """
     return await (await _set_of(job_set, provider, archive)).acancel()
 

@@ -63,7 +63,6 @@ __all__ = [
 ]
 
 DEFAULT_SHOTS = 4000  # what the IBMQ API took where none were asked for
-PROGRAMS = ("executor", "sampler", "estimator")
 
 
 async def open_a_run(
@@ -379,6 +378,8 @@ async def opened_and_planned(
 
 
 def _check_program(program: str) -> None:
+    from prefect_ibmq.wire.programs import PROGRAMS
+
     if program not in PROGRAMS:
         raise InputError(f"There is no program {program!r} here.", hint=f"Use one of {', '.join(PROGRAMS)}.")
 

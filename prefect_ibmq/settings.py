@@ -61,7 +61,7 @@ class IBMQSettings(PrefectBaseSettings):
     local_run_seconds: float = Field(default=0.0, ge=0, description="Least time that a local job spends running.")
 
     def folder(self) -> Path:
-        """The folder for what outlives a process, made where it is missing."""
+        """The folder for what outlives a process; it need not exist yet."""
         if self.home is not None:
             return self.home.expanduser()
         from prefect.settings import get_current_settings

@@ -61,8 +61,20 @@ def read_counts(
 ) -> pd.DataFrame | pa.Table:
     """All counts of an archive, or those of one run, set, backend, job or circuit, ordered by run and position.
 
-    `table` asks for what stands beside the counts: `memory` has each single shot, `kerneled` the points of
-    `meas_level=1`; both come in the order of the shots.
+    Args:
+        archive: Path or URL of the archive.
+        run_key: Only of this run.
+        set_key: Only of this set; a run key may have been used with several.
+        backend: Only of this backend.
+        job_id: Only of this job.
+        circuit: Only of circuits of this name.
+        columns: Only these columns, in this order; all if None.
+        table: `counts`, or what stands beside them: `memory` has each single shot, `kerneled` the points of
+            `meas_level=1`; both come in the order of the shots.
+        format: `pandas`, or `arrow` for a `pyarrow.Table`.
+
+    Returns:
+        A row for each register, sweep element and outcome. Times are UTC; what is not known is missing.
 
     Raises:
         ArchiveError: There is no archive, or it cannot be read.
@@ -106,8 +118,19 @@ def read_estimates(
 ) -> pd.DataFrame | pa.Table:
     """All expectation values of an archive, or those of one run, set, backend, job or circuit, in order.
 
-    Columns beside those of the counts: `observable` (as given, `0.5*XX + 1.0*ZZ` of a sum), `observable_index`, `ev`,
-    `std` (the standard error), `precision` (what was asked for).
+    Args:
+        archive: Path or URL of the archive.
+        run_key: Only of this run.
+        set_key: Only of this set; a run key may have been used with several.
+        backend: Only of this backend.
+        job_id: Only of this job.
+        circuit: Only of circuits of this name.
+        format: `pandas`, or `arrow` for a `pyarrow.Table`.
+
+    Returns:
+        A row for each observable and sweep element. Columns beside those of the counts: `observable` (as given,
+        `0.5*XX + 1.0*ZZ` of a sum), `observable_index`, `ev`, `std` (the standard error), `precision` (what was asked
+        for).
 
     Raises:
         ArchiveError: There is no archive, or it cannot be read.

@@ -19,7 +19,6 @@ from qiskit.primitives.containers.sampler_pub import SamplerPub
 
 from prefect_ibmq import ibm
 from prefect_ibmq.errors import CircuitError, InputError
-from prefect_ibmq.wire.results import decode_result
 from prefect_ibmq.wire.tensors import packed_text
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from qiskit.primitives.containers.estimator_pub import EstimatorPub
     from qiskit.transpiler import Target
 
-__all__ = ["PROGRAMS", "build_params", "decode_result", "is_prepared", "prepare"]
+__all__ = ["PROGRAMS", "build_params", "is_prepared", "prepare"]
 
 PROGRAMS = ("executor", "sampler", "estimator")
 _POST_PROCESSOR = "v0.1"  # the recipe by which IBM's client makes a PrimitiveResult of the result

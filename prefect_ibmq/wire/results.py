@@ -45,14 +45,14 @@ def decode_result(
     """Decode the body of `GET /jobs/{id}/results`.
 
     Args:
-        program: The job's program: `executor` or `sampler`.
+        program: The job's program: `executor`, `sampler` or `estimator`.
         text: The body as sent.
         max_bytes: Largest size that the text may have, and that it may unpack to.
 
     Returns:
-        One `SamplerPubResult` a PUB: a `BitArray` for each classical register, complex arrays where the measurement
-        was kerneled. `.metadata["execution"]` is a list of spans, each with `start` and `stop` (aware, UTC) and
-        `pubs`, the indices of the PUBs that ran in it.
+        One PUB result a PUB: a `BitArray` for each classical register, complex arrays where the measurement was
+        kerneled; of the estimator the arrays `evs` and `stds`. `.metadata["execution"]` is a list of spans, each with
+        `start` and `stop` (aware, UTC) and `pubs`, the indices of the PUBs that ran in it.
 
     Raises:
         ResultUnreadable: The text is not a result of that program, or is larger than allowed.

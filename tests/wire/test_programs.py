@@ -34,7 +34,8 @@ from qiskit_ibm_runtime.quantum_program.converters.converters_2_0 import quantum
 from prefect_ibmq import ibm
 from prefect_ibmq.errors import CircuitError, InputError, ResultUnreadable
 from prefect_ibmq.wire import tensors
-from prefect_ibmq.wire.programs import build_params, decode_result
+from prefect_ibmq.wire.programs import build_params
+from prefect_ibmq.wire.results import decode_result
 
 WHEN = "2026-08-17T01:39:15"
 
