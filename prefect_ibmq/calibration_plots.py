@@ -283,17 +283,22 @@ def plot_device_history(archive: Archive, backend: str, since: datetime | None =
 def _draw_history(axis: Any, name: str, rows: Any) -> None:
     units = [unit for unit in rows["unit_si"].dropna().unique() if unit]
     factor, unit = _SHOWN_IN.get(units[0], (1.0, units[0])) if units else (1.0, "")
-    rows = rows[~rows["flags"].fillna("").str.split(",").map(lambda flags: "sentinel" in flags).astype(bool)]
-    rows = rows.assign(value=rows["value_si"] * factor, at=rows[_TIMES[0]].fillna(rows[_TIMES[1]]))
+    uncalibrated = rows["flags"].fillna("").str.split(",").map(lambda flags: "sentinel" in flags).astype(bool)
+    value = (rows["value_si"] * factor).mask(uncalibrated)
+    rows = rows.assign(value=value, at=rows[_TIMES[0]].fillna(rows[_TIMES[1]]))
     rows = rows.assign(place=rows["gate"].fillna("qubit") + " " + rows["qubits"].fillna("").str.replace("_", "-"))
-    rows = rows.dropna(subset=["value", "at"]).drop_duplicates(["place", "at", "value"])
+    rows = rows.dropna(subset=["at"]).drop_duplicates(["place", "at", "value"])
     if rows["place"].nunique() <= _MOST_LINES:
+        # A line breaks off where there is no value, and the time stands below it.
         for place, own in rows.sort_values("at").groupby("place", sort=True):
             axis.plot(own["at"], own["value"], drawstyle="steps-post", marker=".", markersize=4, label=place.strip())
+        if len(absent := rows[rows["value"].isna()]):
+            below = {"transform": axis.get_xaxis_transform(), "linestyle": "none", "color": _ABSENT}
+            axis.plot(absent["at"], [0.03] * len(absent), **below, marker="x", markersize=4, label="no value")
         if len(rows):
             _legend(axis)
     else:
-        _draw_range(axis, rows)
+        _draw_range(axis, rows.dropna(subset=["value"]))
     if name.endswith("error") and len(rows) and rows["value"].max() > _DECADE * rows["value"].min() > 0:
         axis.set_yscale("log")
     axis.set_ylabel(f"{name}{f' ({unit})' if unit else ''}", fontsize=8)

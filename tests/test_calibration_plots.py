@@ -115,3 +115,19 @@ def test_few_qubits_have_a_line_each(month: Any) -> None:
     one = calibration_history(month, "fake_montreal", "T1", 3)
     assert len(np.unique(pixels(plot_history({"T1": one}, "qubit 3")).reshape(-1, 4), axis=0)) > 5
     pixels(plot_history({}, "nothing"))
+
+
+def test_a_line_breaks_off_where_a_gate_is_not_calibrated(month: Any) -> None:
+    whole = calibration_history(month, "fake_montreal", "gate_error", (1, 2), "cx")
+    broken = whole.copy()
+    middle = broken.index[len(broken) // 3 : 2 * len(broken) // 3]
+    broken.loc[middle, ["value", "value_si", "flags"]] = (1.0, 1.0, "sentinel")
+
+    def drawn(rows: Any, colour: tuple[int, int, int]) -> int:
+        """How many columns of the picture have the colour."""
+        picture = (pixels(plot_history({"gate_error": rows}))[..., :3] * 255).round().astype(int)
+        return int((picture == colour).all(axis=2).any(axis=0).sum())
+
+    line, absent = (0x1F, 0x77, 0xB4), (0xB0, 0xB0, 0xB0)
+    assert drawn(broken, line) < 0.8 * drawn(whole, line)
+    assert drawn(broken, absent) > drawn(whole, absent)
