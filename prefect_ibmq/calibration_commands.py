@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -224,9 +225,17 @@ def _check_parameter(archive: str, backend: str, parameter: str) -> None:
 
     opened = archive_of(archive, writable=False)
     newest = read_payload(opened, backend)
-    names = sorted(set(parameters_table(opened, backend, newest.snapshot)["parameter"].to_pylist()))
-    if parameter not in names:
-        raise InputError(f"The calibrations of {backend} have no parameter {parameter!r}.", hint=f"{', '.join(names)}.")
+    rows = parameters_table(opened, backend, newest.snapshot).select(["kind", "parameter"]).to_pylist()
+    names = {each["parameter"] for each in rows if each["parameter"]}
+    if parameter in names:
+        return
+    usual = sorted({each["parameter"] for each in rows if each["parameter"] and each["kind"] != "general"})
+    # The device as a whole has hundreds: a coupling for each pair.
+    near = [name for name in get_close_matches(parameter, names, n=5) if name not in usual]
+    more = len(names) - len(usual) - len(near)
+    told = [*usual, *near, *([f"and {more} of the device as a whole"] if more else [])]
+    hint = f"{', '.join(told)}." if told else "The newest tells no values at all."
+    raise InputError(f"The calibrations of {backend} have no parameter {parameter!r}.", hint=hint)
 
 
 @calibrations.command()

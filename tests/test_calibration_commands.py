@@ -194,6 +194,14 @@ def test_a_parameter_that_does_not_exist_is_told_from_one_without_values(kept: P
     assert (wrong.exit_code, wrong.stdout) == (1, "")
     assert "'T9'" in wrong.stderr
     assert "T1" in wrong.stderr
+    payload = {"last_update_date": MADE.isoformat(), "qubits": [[{"name": "T1", "value": 1.0, "unit": "us"}]]}
+    pairs = [{"name": f"jq_{index}", "value": 1.0, "unit": "GHz"} for index in range(200)]
+    store_calibration(kept, "ibm_large", {**payload, "general": pairs})
+    long = run("history", "ibm_large", "jq_7x", "--archive", kept)
+    assert "T1, jq_7" in long.stderr
+    assert len(long.stderr) < 300
+    store_calibration(kept, "ibm_none", {**payload, "qubits": []})
+    assert "tells no values" in run("history", "ibm_none", "T1", "--archive", kept).stderr
     gone = run("history", "ibm_y", "T1", "--archive", kept)
     assert gone.exit_code == 1
     assert "calibrations show" in gone.stderr
