@@ -375,7 +375,7 @@ async def test_two_accounts_share_no_token(loopback: Loopback, loopback_token: s
     told = await asyncio.gather(one.averify(), other.averify())
     assert [each["instance"] for each in told] == [_crn(loopback, 0), _crn(loopback, 1)]
     clients = [await loop.arun(each.aget_client()) for each in (one, other)]
-    assert clients[0]._auth is not clients[1]._auth
+    assert clients[0]._http.auth is not clients[1]._http.auth
 
 
 async def test_the_active_account_tells_instance_plan_and_usage(loopback: Loopback, loopback_token: str) -> None:

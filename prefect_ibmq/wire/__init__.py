@@ -2,7 +2,8 @@
 
 from prefect_ibmq.wire.answers import nothing_ran
 from prefect_ibmq.wire.auth import IAMAuth, TokenAuth
-from prefect_ibmq.wire.client import API_VERSION, RuntimeClient
+from prefect_ibmq.wire.client import RuntimeClient
+from prefect_ibmq.wire.connection import API_VERSION
 from prefect_ibmq.wire.hosts import CRN, host_of, iam_url_of, parse_crn
 from prefect_ibmq.wire.job_requests import JobRequest
 from prefect_ibmq.wire.records import (

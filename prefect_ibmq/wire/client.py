@@ -1,18 +1,14 @@
 """The REST API of the IBM Quantum Platform, one method an endpoint, typed records in and out.
 
-Paths and fields: https://quantum.cloud.ibm.com/docs/api/qiskit-runtime-rest. The API version is pinned: without its
-header the service answers in its oldest shape, and does not say so.
+Paths and fields: https://quantum.cloud.ibm.com/docs/api/qiskit-runtime-rest. `connection.py` sends the requests.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime
-from functools import partial
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote
@@ -22,13 +18,11 @@ import httpx
 
 from prefect_ibmq._version import __version__
 from prefect_ibmq.errors import (
-    AnswerLost,
     Conflict,
     InputError,
     JobNotFinished,
     NotFound,
     ServiceError,
-    ServiceUnavailable,
     UnusableAnswer,
 )
 from prefect_ibmq.failures import JobStatus
@@ -38,9 +32,8 @@ from prefect_ibmq.wire.answers import (
     UnreadableAnswer,
     checked_object,
     json_object,
-    json_value,
-    refusal,
 )
+from prefect_ibmq.wire.connection import API_VERSION, Auth, Connection, query_of
 from prefect_ibmq.wire.job_requests import JobRequest, check_tags
 from prefect_ibmq.wire.listing import JobFilter, walk
 from prefect_ibmq.wire.records import (
@@ -53,21 +46,15 @@ from prefect_ibmq.wire.records import (
     Session,
     Usage,
 )
-from prefect_ibmq.wire.transport import Limits, Sink, TokenSource, retried, send, timeouts
+from prefect_ibmq.wire.transport import Limits, Sink, retried
 from prefect_ibmq.wire.watcher import Pace, Watcher
 from prefect_ibmq.wire.workloads import Workload, workloads_of
 
-__all__ = ["API_VERSION", "RuntimeClient"]
+__all__ = ["RuntimeClient"]
 
-API_VERSION = "2026-04-15"
 MAX_PAGE = 200
 MAX_WORKLOADS = 50
 NOT_FINISHED = 1234
-_PATIENCE = 0.5  # seconds that a request waits for the one before it
-# Servers commonly close an idle connection after 5 s. A POST on one that is just being closed would be in doubt.
-_POOL = httpx.Limits(max_connections=50, max_keepalive_connections=20, keepalive_expiry=4.0)
-
-Auth = TokenSource | httpx.Auth | None
 
 
 def _segment(value: str, what: str) -> str:
@@ -75,21 +62,6 @@ def _segment(value: str, what: str) -> str:
     if not value.strip() or value.strip(".") == "":
         raise InputError(f"{value!r} is not the id of a {what}.")
     return quote(value, safe="")
-
-
-def _query(**values: object) -> dict[str, Any]:
-    """Query values as the service reads them: no nulls, aware times in UTC, `true` and `false`."""
-    query: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, datetime):
-            if value.tzinfo is None:
-                raise InputError(f"{name} is {value}, a time without a time zone.")
-            query[name] = value.astimezone(UTC).isoformat()
-        elif isinstance(value, (list, tuple)):
-            query.update({name: list(value)} if value else {})
-        elif value is not None:
-            query[name] = value
-    return query
 
 
 def _json_bytes(value: dict[str, Any]) -> bytes:
@@ -137,22 +109,8 @@ class RuntimeClient:
     ) -> None:
         self.base_url, self.crn = base_url.rstrip("/"), crn
         self.limits = limits or Limits()
-        self._auth = auth
+        self._http = Connection(self.base_url, crn, auth, transport, self.limits, client_application)
         self._watcher: Watcher | None = None
-        self._turn = asyncio.Lock()
-        self._traced = transport is None or isinstance(transport, httpx.AsyncHTTPTransport)
-        self._http = httpx.AsyncClient(
-            headers={
-                "Service-CRN": crn,
-                "IBM-API-Version": API_VERSION,
-                "X-Qx-Client-Application": client_application,
-                "User-Agent": client_application,
-                "Accept-Encoding": "gzip",
-            },
-            timeout=timeouts(self.limits),
-            limits=_POOL,
-            transport=transport,
-        )
 
     def watcher(self, pace: Pace) -> Watcher:
         """The one poller of this instance, at this pace from now on."""
@@ -174,121 +132,11 @@ class RuntimeClient:
         """Close the connections."""
         await self._http.aclose()
 
-    # --- one request -------------------------------------------------------------------------------------------
-
-    async def _once(
-        self,
-        deadline: float,
-        method: str,
-        path: str,
-        *,
-        query: dict[str, Any] | None = None,
-        content: bytes | None = None,
-        accept: str | None = "application/json",
-        max_bytes: int | None = None,
-        sink: Sink | None = None,
-        strict: bool = False,
-    ) -> Answer:
-        """Send a request once; raise what its answer amounts to where that is no success."""
-        headers = {"Accept": accept} if accept else {}
-        if content is not None:
-            headers["Content-Type"] = "application/json"
-        request = self._http.build_request(
-            method, self.base_url + path, params=query or None, content=content, headers=headers
-        )
-        async with self._one_by_one():
-            answer = await send(
-                self._http,
-                request,
-                auth=self._auth,
-                deadline=deadline,
-                max_bytes=max_bytes or self.limits.max_answer_bytes,
-                sink=sink,
-                strict=strict,
-                traced=self._traced,
-            )
-        if not 200 <= answer.status < 300:
-            raise refusal(answer, f"{method} {path}", strict=strict)
-        return answer
-
-    @asynccontextmanager
-    async def _one_by_one(self) -> AsyncIterator[None]:
-        """Quick requests share one connection; behind a slow one nobody waits for long, and takes another."""
-        ours = False
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_PATIENCE):
-                ours = await self._turn.acquire()
-        try:
-            yield
-        finally:
-            if ours:
-                self._turn.release()
-
-    async def _safely(self, method: str, path: str, **options: Any) -> Answer:
-        """Send a request that can be repeated without harm."""
-        return await retried(
-            partial(self._once, method=method, path=path, **options),
-            self.limits,
-            deadline=self.limits.request_timeout,
-        )
-
-    async def _done(self, method: str, path: str, already: type[ServiceError], **options: Any) -> bool:
-        """Send a change that can be repeated; False where the service says that it was `already` done.
-
-        That is an error where no earlier answer was lost: then it was not us.
-        """
-        lost = False
-
-        async def attempt(seconds: float) -> Answer:
-            nonlocal lost
-            try:
-                return await self._once(seconds, method, path, **options)
-            except (AnswerLost, UnusableAnswer, ServiceUnavailable):
-                lost = True
-                raise
-
-        try:
-            await retried(attempt, self.limits, deadline=self.limits.request_timeout)
-        except already:
-            if lost:
-                return False
-            raise
-        return True
-
-    async def _json(self, path: str, query: dict[str, Any], *, believing: bool = False) -> tuple[Any, bytes]:
-        """The JSON of a read, and its bytes. An answer that is not whole JSON is asked for again.
-
-        Args:
-            path: What to read.
-            query: How.
-            believing: Whether what is not JSON and comes the same again is what the service has.
-        """
-        parsed: Any = None
-        unreadable: bytes | None = None
-
-        async def attempt(seconds: float) -> Answer:
-            nonlocal parsed, unreadable
-            answer = await self._once(seconds, "GET", path, query=query)
-            try:
-                parsed = json_value(answer, f"GET {path}")
-            except UnreadableAnswer as error:
-                error.retryable = not (believing and error.body == unreadable)
-                unreadable = error.body
-                raise
-            return answer
-
-        answer = await retried(attempt, self.limits, deadline=self.limits.request_timeout)
-        return parsed, answer.body
-
-    async def _object(self, path: str, **query: object) -> dict[str, Any]:
-        parsed, _ = await self._json(path, _query(**query))
-        return checked_object(parsed, f"GET {path}")
-
     # --- backends ----------------------------------------------------------------------------------------------
 
     async def versions(self) -> list[dict[str, Any]]:
         """The API's versions, each with `version`, and `sunset_date` or `status`."""
-        payload = await self._object("/versions")
+        payload = await self._http.read_object("/versions")
         return [row for row in payload.get("versions") or [] if isinstance(row, dict)]
 
     async def list_backends(self, wait_times: bool = True) -> list[BackendSummary]:
@@ -297,7 +145,7 @@ class RuntimeClient:
         Args:
             wait_times: Whether to ask for recent waits too.
         """
-        payload = await self._object("/backends", fields="wait_time_seconds" if wait_times else None)
+        payload = await self._http.read_object("/backends", fields="wait_time_seconds" if wait_times else None)
         rows = payload.get("devices")
         if not isinstance(rows, list) or any(not isinstance(row, dict) for row in rows):
             raise UnusableAnswer(
@@ -308,7 +156,7 @@ class RuntimeClient:
     async def backend_configuration(self, name: str, calibration_id: str | None = None) -> dict[str, Any]:
         """A backend's configuration as sent: `dt` and `dtm` in ns, `rep_delay` in µs."""
         path = f"/backends/{_segment(name, 'backend')}/configuration"
-        return await self._object(path, calibration_id=calibration_id)
+        return await self._http.read_object(path, calibration_id=calibration_id)
 
     async def backend_properties(
         self, name: str, updated_before: datetime | None = None, calibration_id: str | None = None
@@ -341,12 +189,12 @@ class RuntimeClient:
         self, name: str, updated_before: datetime | None, calibration_id: str | None, *, believing: bool = False
     ) -> tuple[Any, bytes]:
         path = f"/backends/{_segment(name, 'backend')}/properties"
-        query = _query(updated_before=updated_before, calibration_id=calibration_id)
-        return await self._json(path, query, believing=believing)
+        query = query_of(updated_before=updated_before, calibration_id=calibration_id)
+        return await self._http.read_json(path, query, believing=believing)
 
     async def backend_status(self, name: str) -> BackendStatus:
         """Whether a backend accepts jobs, and how many wait there."""
-        payload = await self._object(f"/backends/{_segment(name, 'backend')}/status")
+        payload = await self._http.read_object(f"/backends/{_segment(name, 'backend')}/status")
         return BackendStatus.from_payload(payload, name=name)
 
     # --- jobs --------------------------------------------------------------------------------------------------
@@ -360,7 +208,7 @@ class RuntimeClient:
             AnswerLost, UnusableAnswer: Whether there is a job now is not known.
         """
         content = request.encoded()
-        answer = await self._once(self.limits.submit_timeout, "POST", "/jobs", content=content, strict=True)
+        answer = await self._http.once(self.limits.submit_timeout, "POST", "/jobs", content=content, strict=True)
         payload = json_object(answer, "POST /jobs")
         job_id = payload.get("id")
         if not isinstance(job_id, str) or not job_id:
@@ -397,7 +245,7 @@ class RuntimeClient:
         """
         if not 1 <= limit <= MAX_PAGE or offset < 0:
             raise InputError(f"A page has 1 to {MAX_PAGE} jobs from offset 0; {limit} from {offset} were asked for.")
-        payload = await self._object(
+        payload = await self._http.read_object(
             "/jobs",
             limit=limit,
             offset=offset,
@@ -450,12 +298,12 @@ class RuntimeClient:
 
     async def job(self, job_id: str) -> JobRecord:
         """One job, without its params."""
-        payload = await self._object(f"/jobs/{_segment(job_id, 'job')}", exclude_params=True)
+        payload = await self._http.read_object(f"/jobs/{_segment(job_id, 'job')}", exclude_params=True)
         return JobRecord.from_payload(payload)
 
     async def job_params(self, job_id: str) -> dict[str, Any]:
         """What was posted as a job's `params`: tens of MB perhaps; empty where it is private."""
-        payload = await self._object(f"/jobs/{_segment(job_id, 'job')}", exclude_params=False)
+        payload = await self._http.read_object(f"/jobs/{_segment(job_id, 'job')}", exclude_params=False)
         params = payload.get("params")
         return params if isinstance(params, dict) else {}
 
@@ -504,7 +352,7 @@ class RuntimeClient:
 
         async def attempt(seconds: float) -> Answer:
             take = _emptied(target)
-            return await self._once(
+            return await self._http.once(
                 seconds, "GET", path, accept=None, max_bytes=self.limits.max_result_bytes, sink=take
             )
 
@@ -522,13 +370,13 @@ class RuntimeClient:
 
     async def job_metrics(self, job_id: str) -> JobMetrics:
         """Times and usage of a job."""
-        return JobMetrics.from_payload(await self._object(f"/jobs/{_segment(job_id, 'job')}/metrics"))
+        return JobMetrics.from_payload(await self._http.read_object(f"/jobs/{_segment(job_id, 'job')}/metrics"))
 
     async def job_logs(self, job_id: str) -> str:
         """A job's log; empty where there is none (yet)."""
         path = f"/jobs/{_segment(job_id, 'job')}/logs"
         try:
-            answer = await self._safely("GET", path, accept=None)
+            answer = await self._http.safely("GET", path, accept=None)
         except NotFound:
             return ""
         if answer.is_html:
@@ -538,7 +386,7 @@ class RuntimeClient:
     async def cancel_job(self, job_id: str) -> bool:
         """Cancel a job; False where it had ended already."""
         try:
-            if await self._done("POST", f"/jobs/{_segment(job_id, 'job')}/cancel", Conflict):
+            if await self._http.change("POST", f"/jobs/{_segment(job_id, 'job')}/cancel", Conflict):
                 return True
         except Conflict:
             return False
@@ -547,19 +395,19 @@ class RuntimeClient:
 
     async def delete_job(self, job_id: str) -> None:
         """Delete an ended job and its results, for ever."""
-        await self._done("DELETE", f"/jobs/{_segment(job_id, 'job')}", NotFound)
+        await self._http.change("DELETE", f"/jobs/{_segment(job_id, 'job')}", NotFound)
 
     async def set_job_tags(self, job_id: str, tags: Sequence[str]) -> None:
         """Replace all tags of a job; an empty sequence clears them."""
         check_tags(tuple(tags))
         content = _json_bytes({"tags": list(tags)})
-        await self._safely("PUT", f"/jobs/{_segment(job_id, 'job')}/tags", content=content)
+        await self._http.safely("PUT", f"/jobs/{_segment(job_id, 'job')}/tags", content=content)
 
     async def search_tags(self, text: str) -> list[str]:
         """Tags of your jobs that contain a text of 3 to 100 characters."""
         if not 3 <= len(text) <= 100:
             raise InputError(f"Tags are searched by 3 to 100 characters; {len(text)} were given.")
-        payload = await self._object("/tags", type="job", search=text)
+        payload = await self._http.read_object("/tags", type="job", search=text)
         return [str(tag) for tag in payload.get("tags") or []]
 
     # --- sessions ----------------------------------------------------------------------------------------------
@@ -576,25 +424,25 @@ class RuntimeClient:
             raise InputError(f"A session's mode is 'dedicated' or 'batch', not {mode!r}.")
         wanted = {"mode": mode, "backend": backend, "instance": self.crn, "max_ttl": max_ttl}
         content = _json_bytes({name: value for name, value in wanted.items() if value is not None})
-        answer = await self._once(self.limits.request_timeout, "POST", "/sessions", content=content, strict=True)
+        answer = await self._http.once(self.limits.request_timeout, "POST", "/sessions", content=content, strict=True)
         return Session.from_payload(json_object(answer, "POST /sessions"))
 
     async def session(self, session_id: str) -> Session:
         """One session or batch."""
-        return Session.from_payload(await self._object(f"/sessions/{_segment(session_id, 'session')}"))
+        return Session.from_payload(await self._http.read_object(f"/sessions/{_segment(session_id, 'session')}"))
 
     async def close_session(self, session_id: str) -> None:
         """Let it take no more jobs; those queued still run. It cannot be opened again. Gone already is no error."""
         path = f"/sessions/{_segment(session_id, 'session')}"
         try:
-            await self._safely("PATCH", path, content=_json_bytes({"accepting_jobs": False}))
+            await self._http.safely("PATCH", path, content=_json_bytes({"accepting_jobs": False}))
         except NotFound:
             return
 
     async def cancel_session(self, session_id: str) -> None:
         """End it now; queued jobs will not run, the running one finishes. Gone already is no error."""
         try:
-            await self._safely("DELETE", f"/sessions/{_segment(session_id, 'session')}/close")
+            await self._http.safely("DELETE", f"/sessions/{_segment(session_id, 'session')}/close")
         except NotFound:
             return
 
@@ -611,15 +459,17 @@ class RuntimeClient:
         if not 1 <= limit <= MAX_WORKLOADS:
             raise InputError(f"A page has 1 to {MAX_WORKLOADS} workloads; {limit} were asked for.")
         return workloads_of(
-            await self._object("/workloads", user="me", sort="-createdAt", limit=limit, mode=mode, backend=backend)
+            await self._http.read_object(
+                "/workloads", user="me", sort="-createdAt", limit=limit, mode=mode, backend=backend
+            )
         )
 
     # --- the instance ------------------------------------------------------------------------------------------
 
     async def usage(self) -> Usage:
         """QPU seconds used and left in the current period."""
-        return Usage.from_payload(await self._object("/instances/usage"))
+        return Usage.from_payload(await self._http.read_object("/instances/usage"))
 
     async def instance(self) -> Instance:
         """The instance's backends and limits; its name and plan are known to the instance search only."""
-        return Instance.from_payload(await self._object("/instance"), crn=self.crn)
+        return Instance.from_payload(await self._http.read_object("/instance"), crn=self.crn)
