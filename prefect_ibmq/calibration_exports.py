@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefect_ibmq.archives import archive_of
 from prefect_ibmq.calibrations import known_calibration
-from prefect_ibmq.errors import ArchiveError, InputError
+from prefect_ibmq.errors import ArchiveError, CalibrationNotFound, InputError
 from prefect_ibmq.loop import doors
 from prefect_ibmq.moments import moment_of
 
@@ -81,6 +81,8 @@ async def _export_calibrations(
     """
     chosen = _form(form, Path(path))
     first, last = moment_of(since, "since"), moment_of(until, "until")
+    if first is not None and last is not None and first > last:
+        raise InputError(f"since={since} is after until={until}.")
     several = first is not None or last is not None
     if several and (at is not None or known_at is not None):
         raise InputError("One calibration (at, known_at) or several (since, until) can be exported, not both.")
@@ -90,7 +92,7 @@ async def _export_calibrations(
     def write() -> tuple[Path, int]:
         opened = archive_of(archive, writable=False)
         table = (
-            _between(opened, backend, first, last)
+            _between(opened, backend.strip(), first, last)
             if several
             else _one(opened, backend, moment_of(at, "at"), moment_of(known_at, "known_at"))
         )
@@ -127,7 +129,22 @@ def _between(archive: Archive, backend: str, first: datetime | None, last: datet
     if last is not None:
         wanted &= pc.field("last_update_date") <= pc.scalar(last)
     table = archive.read("calibration_parameters", filters=wanted)
+    if not table.num_rows and not _has_any(archive, backend, first, last):
+        asked = [f"since {first.isoformat()}"] if first is not None else []
+        asked += [f"until {last.isoformat()}"] if last is not None else []
+        raise CalibrationNotFound(
+            f"The archive {archive.url} has no calibration of {backend!r} dated {' and '.join(asked)}; "
+            f"`prefect-ibmq calibrations show --archive {archive.url}` lists what it has."
+        )
     return table.sort_by([("last_update_date", "ascending"), ("snapshot", "ascending"), ("row", "ascending")])
+
+
+def _has_any(archive: Archive, backend: str, first: datetime | None, last: datetime | None) -> bool:
+    """Whether there is a calibration of that time, be it one without a single value."""
+    from prefect_ibmq.archive.calibrations import snapshots
+
+    dates = snapshots(archive, backend)["last_update_date"].to_pylist()
+    return any((first is None or date >= first) and (last is None or date <= last) for date in dates)
 
 
 def _write(table: pa.Table, path: Path, form: str) -> int:

@@ -9,7 +9,15 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from prefect_ibmq import ArchiveError, InputError, export_calibrations, ibm, read_calibration, store_calibration
+from prefect_ibmq import (
+    ArchiveError,
+    CalibrationNotFound,
+    InputError,
+    export_calibrations,
+    ibm,
+    read_calibration,
+    store_calibration,
+)
 from prefect_ibmq.archive.datasets import Archive, open_archive
 
 MADE = datetime(2026, 8, 14, 12, tzinfo=UTC)
@@ -127,3 +135,18 @@ def test_what_does_not_go_together_is_told(archive: Archive, tmp_path: Path) -> 
         export(archive, tmp_path / "table.csv", "fake_manila", form="ibm-csv", since=MADE)
     with pytest.raises(ArchiveError, match="nowhere"):
         export(archive, tmp_path / "nowhere" / "table.csv", "fake_manila")
+
+
+def test_a_time_without_calibrations_leaves_the_file_alone(archive: Archive, tmp_path: Path) -> None:
+    store(archive, "fake_manila")
+    store_calibration(archive, "ibm_none", {"last_update_date": MADE.isoformat(), "qubits": []})
+    (tmp_path / "kept.csv").write_text("kept")
+    export = export_calibrations.fn
+    with pytest.raises(CalibrationNotFound, match=f"no calibration of 'fake_manila' dated since {MADE.year + 1}"):
+        export(archive, tmp_path / "kept.csv", "fake_manila", since=f"{MADE.year + 1}-01-01")
+    with pytest.raises(CalibrationNotFound, match=r"'fake_manilla'.*calibrations show"):
+        export(archive, tmp_path / "kept.csv", "fake_manilla", until=MADE)
+    with pytest.raises(InputError, match="is after until"):
+        export(archive, tmp_path / "kept.csv", "fake_manila", since=MADE, until=MADE - timedelta(days=1))
+    assert (tmp_path / "kept.csv").read_text() == "kept"
+    assert export(archive, tmp_path / "none.csv", "ibm_none", since=MADE)["rows"] == 0
