@@ -17,8 +17,8 @@ from weakref import WeakKeyDictionary, proxy
 
 from prefect_ibmq.archive.dates import parse_date
 from prefect_ibmq.errors import IBMQError, NotFound
-from prefect_ibmq.fingerprint import snapshot_id
 from prefect_ibmq.run_logs import run_logger
+from prefect_ibmq.snapshot_ids import snapshot_id
 
 if TYPE_CHECKING:
     from prefect_ibmq.archive.datasets import Archive

@@ -19,7 +19,7 @@ from prefect_ibmq.archive.units import si_unit
 from prefect_ibmq.backend_records import BackendRecord, PropertiesRecord
 from prefect_ibmq.calibration_limits import COHERENCE, ERRORS, CalibrationLimits, Crossing, crossing_of, place_of
 from prefect_ibmq.errors import InputError
-from prefect_ibmq.fingerprint import snapshot_id
+from prefect_ibmq.snapshot_ids import snapshot_id
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -30,7 +30,7 @@ from prefect_ibmq import (
 from prefect_ibmq.archive.calibrations import read_snapshot
 from prefect_ibmq.archive.datasets import open_archive
 from prefect_ibmq.calibration_stamps import history_of
-from prefect_ibmq.fingerprint import snapshot_id
+from prefect_ibmq.snapshot_ids import snapshot_id
 
 if TYPE_CHECKING:
     from prefect_ibmq.testing import IBMQService

@@ -29,7 +29,7 @@ from prefect_ibmq import (
     wait_for_job,
 )
 from prefect_ibmq.archive.datasets import open_archive
-from prefect_ibmq.fingerprint import snapshot_id
+from prefect_ibmq.snapshot_ids import snapshot_id
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

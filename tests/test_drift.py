@@ -30,7 +30,7 @@ from prefect_ibmq import (
 )
 from prefect_ibmq.calibration_gate import looked_at
 from prefect_ibmq.embedded.drift import drifted
-from prefect_ibmq.fingerprint import snapshot_id
+from prefect_ibmq.snapshot_ids import snapshot_id
 
 MADE = datetime(2026, 4, 15, 7, tzinfo=UTC)
 Payload = dict[str, Any]

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
-import json
 import os
 import pickle
-import re
 import subprocess
 import sys
 import time
@@ -15,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -44,10 +41,7 @@ from qiskit.synthesis import LieTrotter, SuzukiTrotter
 from prefect_ibmq import ibm
 from prefect_ibmq.errors import CircuitError, InputError
 from prefect_ibmq.fingerprint import (
-    canonical_json,
     circuit_fingerprint,
-    read_json,
-    snapshot_id,
     target_fingerprint,
     values_fingerprint,
 )
@@ -468,43 +462,3 @@ def test_target_fingerprint_other_hash_seeds_agree() -> None:
         "print(target_fingerprint(made))"
     )
     assert len({other_process(code, seed) for seed in ("0", "99")}) == 1
-
-
-def test_snapshot_id_is_of_what_a_payload_says() -> None:
-    payload = ibm.device_properties("fake_manila")
-    known = snapshot_id(payload)
-    assert re.fullmatch("[0-9a-f]{32}", known)
-    assert snapshot_id(json.dumps(payload, indent=2).encode()) == known
-    assert snapshot_id(dict(reversed(payload.items()))) == known
-    changed = copy.deepcopy(payload)
-    changed["qubits"][0][0]["value"] += 1e-9
-    assert snapshot_id(changed) != known
-
-
-_TEXTS = st.text(st.characters(codec="utf-8")) | st.sampled_from(["µs", "1e-5", ":0.00001,", "[-1.5e-7", "\x7f", '"\\'])
-_NUMBERS = st.integers() | st.floats() | st.floats(1e-12, 1e-3) | st.floats(1e12, 1e22) | st.sampled_from([1e-5, -0.0])
-_JSON = st.recursive(
-    st.none() | st.booleans() | _NUMBERS | _TEXTS,
-    lambda inner: st.lists(inner) | st.dictionaries(_TEXTS, inner),
-    max_leaves=30,
-)
-
-
-@given(_JSON)
-@settings(max_examples=500, deadline=None)
-def test_canonical_json_is_what_python_writes(value: Any) -> None:
-    text = json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
-    assert canonical_json(value) == text
-    told, canonical = read_json(json.dumps(value).encode())
-    assert (repr(told), canonical) == (repr(json.loads(json.dumps(value))), text)
-
-
-@pytest.mark.parametrize("value", [{1: 2}, "\ud800", [10**30], {"a": {1: "x", 2: "y"}}])
-def test_canonical_json_of_what_only_python_writes(value: Any) -> None:
-    assert canonical_json(value) == json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
-
-
-@pytest.mark.parametrize("value", [{"a": datetime(2026, 1, 1)}, {1, 2}, b"x"])
-def test_canonical_json_refuses_what_json_does_not_have(value: Any) -> None:
-    with pytest.raises(TypeError):
-        canonical_json(value)

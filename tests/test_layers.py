@@ -14,7 +14,7 @@ import prefect_ibmq
 HOME = Path(prefect_ibmq.__file__).parent
 REPOSITORY = HOME.parent
 WINGS = ("wire", "archive", "embedded")
-GROUND_FLOOR = {"errors", "failures", "ibm", "fingerprint", "_version"}
+GROUND_FLOOR = {"errors", "failures", "ibm", "fingerprint", "snapshot_ids", "_version"}
 MODULES = sorted(path for path in HOME.rglob("*.py") if "flows" not in path.relative_to(HOME).parts)
 IBM_SESSION = ("qiskit_ibm_runtime.api", "qiskit_ibm_runtime.qiskit_runtime_service", "ibm_cloud_sdk_core", "requests")
 

@@ -13,7 +13,7 @@ from prefect_ibmq.archive.keyed import keys, read_row, write_keyed
 from prefect_ibmq.archive.properties import PayloadUnreadable, encode_payload, load_json
 from prefect_ibmq.archive.schemas import BACKEND_STATUSES, CONFIGURATIONS, rows_of
 from prefect_ibmq.errors import InputError
-from prefect_ibmq.fingerprint import id_of_canonical
+from prefect_ibmq.snapshot_ids import id_of_canonical
 
 __all__ = ["read_configuration", "store_configuration", "store_status"]
 

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from prefect_ibmq.archive.dates import parse_date
-from prefect_ibmq.fingerprint import id_of_canonical, read_json
+from prefect_ibmq.snapshot_ids import id_of_canonical, read_json
 
 __all__ = ["CalibrationPayload", "PayloadUnreadable", "encode_payload", "load_json", "parse_payload"]
 

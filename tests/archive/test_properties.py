@@ -31,7 +31,7 @@ from prefect_ibmq.archive.parameters import (
 )
 from prefect_ibmq.archive.properties import PayloadUnreadable, parse_payload
 from prefect_ibmq.archive.units import si_unit
-from prefect_ibmq.fingerprint import snapshot_id
+from prefect_ibmq.snapshot_ids import snapshot_id
 
 DATE = "2026-08-14T12:44:02Z"
 
