@@ -36,11 +36,15 @@ __all__ = [
     "backend_properties",
     "backend_status",
     "backend_target",
+    "choose_least_busy",
     "find_backend",
     "get_backend",
+    "get_loaded",
     "least_busy",
+    "least_busy_of",
     "list_backends",
     "list_them",
+    "load_all",
     "target_history",
 ]
 

@@ -19,7 +19,19 @@ from prefect_ibmq.errors import ConfigurationError, IBMQError, NotOffered
 if TYPE_CHECKING:
     from prefect_ibmq.wire.client import RuntimeClient
 
-__all__ = ["LOCAL", "PLATFORM", "IBMQCredentials", "list_saved_accounts"]
+__all__ = [
+    "LOCAL",
+    "PLATFORM",
+    "SAVED_ACCOUNTS",
+    "VARIABLES",
+    "IBMQCredentials",
+    "OptionalNumber",
+    "OptionalText",
+    "list_saved_accounts",
+    "own_errors",
+    "saved_instance",
+    "told_by_environment",
+]
 
 PLATFORM: Literal["ibm_quantum_platform"] = "ibm_quantum_platform"
 LOCAL: Literal["local"] = "local"

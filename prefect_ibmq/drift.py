@@ -32,6 +32,7 @@ __all__ = [
     "CalibrationDrift",
     "Change",
     "Place",
+    "State",
     "changes_between",
     "compare_calibrations",
     "gates_of",

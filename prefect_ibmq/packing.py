@@ -17,7 +17,7 @@ from prefect_ibmq.errors import InputError
 if TYPE_CHECKING:
     from prefect_ibmq.circuits import CircuitInput
 
-__all__ = ["MAX_EXECUTIONS", "MAX_PAYLOAD_BYTES", "Limits", "costs_of", "fewest_groups", "packed"]
+__all__ = ["MAX_EXECUTIONS", "MAX_PAYLOAD_BYTES", "Limits", "Measure", "costs_of", "fewest_groups", "packed"]
 
 MAX_EXECUTIONS = 10_000_000  # circuits x shots of one job (https://quantum.cloud.ibm.com/docs/guides/job-limits)
 MAX_PAYLOAD_BYTES = 50_000_000  # of a job's body; IBM's guides told 50 MB, and newer ones tell no number

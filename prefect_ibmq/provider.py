@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from prefect_ibmq.backend_service import BackendService
     from prefect_ibmq.wire.client import RuntimeClient
 
-__all__ = ["IBMQProvider"]
+__all__ = ["IBMQProvider", "provider_of"]
 
 
 class IBMQProvider(Block):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from prefect_ibmq.drift import Calibration
 
-__all__ = ["ErrorRates", "SuccessEstimate", "Usage", "estimate_success", "usage_of_circuit"]
+__all__ = ["IGNORED", "MEASURE", "ErrorRates", "SuccessEstimate", "Usage", "estimate_success", "usage_of_circuit"]
 
 IGNORED = frozenset({"barrier", "delay", "reset", "store"})  # the service publishes no error of these
 MEASURE = "measure"

@@ -170,3 +170,24 @@ def _loaded(path: Path) -> frozenset[str]:
     nodes = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     names = {f"{node.module}.{alias.name}" for node in nodes for alias in node.names}
     return frozenset(names | {str(node.module) for node in nodes})
+
+
+def test_what_others_import_stands_in_a_modules_all() -> None:
+    listed = {f"prefect_ibmq.{_name(path)}": _listed(path) for path in MODULES}
+    unlisted = {
+        f"{node.module}.{alias.name}"
+        for path in _everything()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and listed.get(str(node.module))
+        for alias in node.names
+        if alias.name not in listed[str(node.module)] and f"{node.module}.{alias.name}" not in listed
+    }
+    assert unlisted == set()
+
+
+def _listed(path: Path) -> set[str]:
+    """The names in a module's `__all__`; none of a module without one."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return set(ast.literal_eval(node.value))
+    return set()

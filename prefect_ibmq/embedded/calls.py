@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Call",
+    "answer",
     "call_of",
     "instant_query",
+    "invalid_body",
     "json_body",
     "no_content",
     "number_query",

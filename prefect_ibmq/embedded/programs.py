@@ -25,6 +25,7 @@ __all__ = [
     "Work",
     "circuit_names",
     "decoded_params",
+    "fields_of",
     "parameter_values",
     "read_circuit",
     "read_work",

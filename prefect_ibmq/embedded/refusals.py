@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-__all__ = ["Refusal", "refusal_response"]
+__all__ = ["SOLUTIONS", "Refusal", "answer_refusal", "refusal_response"]
 
 MORE_INFO = "https://cloud.ibm.com/apidocs/quantum-computing#error-handling"
 

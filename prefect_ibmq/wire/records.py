@@ -17,14 +17,19 @@ from prefect_ibmq.errors import UnusableAnswer
 from prefect_ibmq.failures import JobStatus, job_status, parse_code
 
 __all__ = [
+    "EXPERIMENT_PREFIX",
+    "NAME_PREFIX",
     "BackendStatus",
     "BackendSummary",
     "Instance",
     "JobMetrics",
     "JobPage",
     "JobRecord",
+    "Payload",
     "Session",
     "Usage",
+    "moment_of",
+    "required_text",
 ]
 
 Payload = Mapping[str, Any]

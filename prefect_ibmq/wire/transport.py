@@ -28,7 +28,7 @@ from prefect_ibmq.errors import (
 )
 from prefect_ibmq.wire.answers import Answer, OversizedAnswer, refusal
 
-__all__ = ["RETRYABLE_STATUSES", "Limits", "TokenSource", "retried", "send", "timeouts"]
+__all__ = ["RETRYABLE_STATUSES", "Limits", "Sink", "TokenSource", "retried", "send", "timeouts"]
 
 RETRYABLE_STATUSES = frozenset({429, 500, 502, 503, 504, 520, 521, 522, 524})
 MAX_ERROR_BYTES = 2**20
