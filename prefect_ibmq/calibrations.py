@@ -129,9 +129,9 @@ def read_calibration(
         InputError: `form` is unknown, a moment is no date, or there is no backend's name.
         ArchiveError: The archive cannot be read, or the calibration is too odd to give a target.
 
-    A target needs a configuration too. It is the archived one that had been seen by `at`, else the first one seen
-    later; where there is none, or it has not as many qubits, it is what the calibration itself tells, which leaves out
-    `dt`, timing constraints, delays and control flow.
+    A target needs a configuration too. It is the archived one that had been seen by `at` and `known_at`, else the first
+    one seen later; where there is none, or it has not as many qubits, it is what the calibration itself tells, which
+    leaves out `dt`, timing constraints, delays and control flow.
     """
     if form not in _FORMS:
         raise InputError(f"form={form!r} is unknown.", hint=f"Use one of {', '.join(_FORMS)}.")
@@ -143,7 +143,8 @@ def read_calibration(
         from prefect_ibmq.archive.calibrations import parameters_table
 
         return parameters_table(opened, known.backend, known.snapshot).to_pandas()
-    target = _target(opened, known, moment_of(at, "at"), fractional_gates)
+    moments = [moment for moment in (moment_of(at, "at"), moment_of(known_at, "known_at")) if moment is not None]
+    target = _target(opened, known, min(moments, default=None), fractional_gates)
     return target if form == "target" else _noise_model(target)
 
 
@@ -160,13 +161,13 @@ def known_calibration(
     return read_payload(archive, _named(backend), at=moment_of(at, "at"), known_at=moment_of(known_at, "known_at"))
 
 
-def _target(archive: Archive, known: KnownCalibration, at: datetime | None, fractional_gates: bool) -> Target:
+def _target(archive: Archive, known: KnownCalibration, seen_by: datetime | None, fractional_gates: bool) -> Target:
     from prefect_ibmq.archive.calibrations import read_configuration
     from prefect_ibmq.archive.mending import mended
     from prefect_ibmq.ibm import bare_configuration, target_from
 
     properties = mended(known.properties())
-    configuration = read_configuration(archive, known.backend, at)
+    configuration = read_configuration(archive, known.backend, seen_by)
     if configuration is None or configuration.get("n_qubits") != len(properties["qubits"]):
         configuration = bare_configuration(properties)
     try:

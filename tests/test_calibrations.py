@@ -167,6 +167,19 @@ def test_a_configuration_of_another_size_is_not_used(archive: Archive) -> None:
     assert read_calibration(archive, "ibm_x", form="target").num_qubits == 5
 
 
+def test_a_target_has_the_configuration_that_was_known_then(archive: Archive) -> None:
+    early = {**ibm.device_configuration("fake_manila"), "dt": 4.0}
+    store_calibration(archive, "ibm_x", calibration(), "2026-08-15", configuration=early)
+    store_calibration(archive, "ibm_x", calibration(), "2026-08-20", configuration={**early, "dt": 2.0})
+
+    def dt(**asked: Any) -> float:
+        found: float = read_calibration(archive, "ibm_x", form="target", **asked).dt
+        return found
+
+    assert dt() == dt(at="2026-08-20") == dt(known_at="2026-08-20") == 2e-9
+    assert dt(at="2026-08-19") == dt(known_at="2026-08-19") == dt(at="2026-08-21", known_at="2026-08-16") == 4e-9
+
+
 def test_a_noise_model_of_the_archive_is_aers_of_the_device(archive: Archive) -> None:
     from qiskit_aer.noise import NoiseModel
     from qiskit_ibm_runtime.fake_provider import FakeManilaV2
