@@ -219,7 +219,7 @@ def test_a_result_text_is_stored_before_it_is_decoded_and_asked_for_again_if_it_
 ) -> None:
     handle = wait_for_job(submit(f"garbled {text!r}"), served.provider())
     path = f"/jobs/{handle.job_id}/results"
-    served.fail("GET", path, says(body=text), times=3)  # less is mended at once
+    served.fail("GET", path, says(body=text), times=5)  # less is mended at once
     with pytest.raises(ResultUnreadable, match=rf"{handle.job_id}.*stored; nothing is lost"):
         fetch_result(handle, served.provider(), archive=tmp_path)
     (stored,) = tmp_path.glob("runs/*/raw.*.json")
