@@ -7,24 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from ibm_quantum_schemas.sampler.version_0_1 import ParamsModel as SamplerParams
+from option_runs import bell, in_the_middle, sent, table, teleported, turned
 from prefect import flow
-from qiskit import ClassicalRegister, QuantumCircuit, QuantumRegister
-from qiskit.circuit import Parameter, ParameterVector
-from qiskit.primitives.containers.sampler_pub import SamplerPub
 from qiskit.result.models import MeasLevel, MeasReturnType
-from qiskit_ibm_runtime.executor.calculate_twirling_shots import calculate_twirling_shots
 
 from prefect_ibmq import (
     CircuitError,
     IBMQJob,
     IBMQProvider,
     InputError,
-    NotOffered,
     afetch_result,
     arun_circuits,
     await_for_job,
@@ -32,80 +24,16 @@ from prefect_ibmq import (
     fetch_result,
     get_backend,
     open_run,
-    plan_run,
     read_counts,
     run_circuits,
     run_job_set,
     submit_job,
-    submit_part,
     transpile_circuits,
     wait_for_job,
 )
-from prefect_ibmq.options import twirled_shots
-from prefect_ibmq.payloads import measure_of_sizes
-from prefect_ibmq.restoring import restored_run
-from prefect_ibmq.wire.job_requests import JobRequest
-from prefect_ibmq.wire.programs import build_params, prepare
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 pytest_plugins = ["prefect_ibmq.testing"]
-
-
-def bell(name: str = "bell") -> QuantumCircuit:
-    circuit = QuantumCircuit(2, name=name)
-    circuit.h(0)
-    circuit.cx(0, 1)
-    circuit.measure_all()
-    return circuit
-
-
-def turned(*names: str) -> QuantumCircuit:
-    """One qubit for each parameter, turned by it about x."""
-    circuit = QuantumCircuit(len(names), name="turned")
-    for qubit, name in enumerate(names):
-        circuit.rx(Parameter(name), qubit)
-    circuit.measure_all()
-    return circuit
-
-
-def teleported() -> QuantumCircuit:
-    """Two registers, a measurement in the middle and control flow."""
-    circuit = QuantumCircuit(QuantumRegister(2, "q"), ClassicalRegister(1, "early"), ClassicalRegister(2, "late"))
-    circuit.x(0)
-    circuit.measure(0, 0)
-    with circuit.if_test((circuit.cregs[0], 1)):
-        circuit.x(1)
-    circuit.measure([0, 1], [1, 2])
-    return circuit
-
-
-def in_the_middle(*, reset: bool = True) -> QuantumCircuit:
-    """Several registers, a measurement in the middle, a wait, and if asked for a reset."""
-    circuit = QuantumCircuit(QuantumRegister(3, "q"), ClassicalRegister(1, "first"), ClassicalRegister(3, "last"))
-    circuit.x(0)
-    circuit.measure(0, 0)
-    if reset:
-        circuit.reset(0)
-    circuit.h(1)
-    circuit.cx(1, 2)
-    circuit.delay(2000, 0)
-    circuit.measure([0, 1, 2], [1, 2, 3])
-    return circuit
-
-
-def distance(one: dict[str, int], other: dict[str, int]) -> float:
-    """Total variation distance of two tallies: 0 is the same distribution, 1 no outcome in common."""
-    keys = {*one, *other}
-    return sum(abs(one.get(k, 0) / sum(one.values()) - other.get(k, 0) / sum(other.values())) for k in keys) / 2
-
-
-def sent(service: Any) -> list[dict[str, Any]]:
-    """The params of the service's jobs, oldest first."""
-    return [json.loads(service.service.store.payload(job.id, "params")) for job in service.jobs()]
-
-
-def table(archive: Path, name: Any) -> pd.DataFrame:
-    return read_counts(archive, table=name)
 
 
 # --- shots -------------------------------------------------------------------------------------------------------
@@ -310,249 +238,6 @@ def test_options_that_a_backend_does_not_have_are_refused(ibmq_service: Any) -> 
     assert ibmq_service.jobs() == []
 
 
-# --- parameter binds ---------------------------------------------------------------------------------------------
-
-
-def test_m_circuits_and_n_binds_come_back_as_m_times_n_results(ibmq_service: Any, tmp_path: Path) -> None:
-    provider = ibmq_service.provider
-    a, b = Parameter("a"), Parameter("b")
-    first, second = QuantumCircuit(2, name="first"), QuantumCircuit(2, name="second")
-    for circuit, (low, high) in ((first, (a, b)), (second, (b, a))):
-        circuit.rx(low, 0)
-        circuit.rx(high, 1)
-        circuit.measure_all()
-    binds = [{a: 0.0, b: 0.0}, {"a": np.pi, b: 0.0}, {b: np.pi, "a": 0}]
-    arguments: dict[str, Any] = {"run_key": "binds", "archive": tmp_path, "parameter_binds": binds}
-    result = run_circuits([first, second], "fake_manila", provider, 200, **arguments)
-    counts = [pub.data.meas.get_counts() for pub in result]
-    assert [max(each, key=each.get) for each in counts] == ["00", "01", "10", "00", "10", "01"]
-    stamps = [pub.metadata["prefect_ibmq"] for pub in result]
-    assert [(stamp["circuit"], stamp["parameter_index"]) for stamp in stamps] == [
-        (name, index) for name in ("first", "second") for index in range(3)
-    ]
-    [params] = sent(ibmq_service)
-    assert [item["circuit_arguments"]["shape"] for item in params["quantum_program"]["items"]] == [[3, 2], [3, 2]]
-    # One by one or as two sweeps: the same rows.
-    export_counts(result, tmp_path / "counted")
-    sweeps = fetch_result(stamps[0]["job"]["job_id"], provider, archive=tmp_path)
-    assert [pub.data.shape for pub in sweeps] == [(3,), (3,)]
-    rows = read_counts(tmp_path / "counted")
-    assert rows.groupby(["position", "parameter_index"])["count"].sum().tolist() == [200] * 6
-    mine = rows[(rows["position"] == 1) & (rows["parameter_index"] == 2)]
-    assert dict(zip(mine["bitstring"], mine["count"], strict=True)) == counts[5]
-    assert set(mine["parameters"].map(lambda text: tuple(json.loads(text).items()))) == {(("a", 0.0), ("b", np.pi))}
-    # Asked again, the same job.
-    again = run_circuits([first, second], "fake_manila", provider, 200, **arguments)
-    assert [pub.data.meas.get_counts() for pub in again] == counts
-    assert len(ibmq_service.jobs()) == 1
-
-
-def test_a_vector_of_parameters_is_bound_at_once(ibmq_service: Any) -> None:
-    angles = ParameterVector("t", 3)
-    circuit = QuantumCircuit(3)
-    for qubit in range(3):
-        circuit.rx(angles[qubit], qubit)
-    circuit.measure_all()
-    binds = [{angles: [0, np.pi, 0]}, {angles: [np.pi, 0, np.pi]}]
-    result = run_circuits(circuit, "fake_manila", ibmq_service.provider, 100, run_key="v", parameter_binds=binds)
-    assert [max(c := pub.data.meas.get_counts(), key=c.get) for pub in result] == ["010", "101"]
-
-
-@pytest.mark.parametrize(
-    ("binds", "told"),
-    [
-        ([], r"parameter_binds=\[\]"),
-        ({"a": 1.0}, "Pass a list"),
-        ([{"a": 1.0}], "'turned'.*bind 0: its parameter values hold no values for b"),
-        ([{"a": 1.0, "b": 2.0}, {"a": 1.0, "b": 2.0, "c": 3.0}], "bind 1.*values for c, which it does not have"),
-        ([{"a": 1.0, "b": [1.0, 2.0]}], "Bind 0 gives .*no real number"),
-        ([{ParameterVector("t", 2): [1.0]}], "1 numbers to t, a vector of 2"),
-        ([["a", 1.0]], "not a mapping"),
-        ([{"a": float("nan"), "b": 1.0}], "not finite"),
-    ],
-)
-def test_binds_that_do_not_fit_are_refused(ibmq_service: Any, binds: Any, told: str) -> None:
-    with pytest.raises(CircuitError, match=told):
-        run_circuits(turned("a", "b"), "fake_manila", ibmq_service.provider, 10, run_key="b", parameter_binds=binds)
-    assert ibmq_service.jobs() == []
-
-
-def test_binds_and_values_of_a_circuit_exclude_each_other(ibmq_service: Any) -> None:
-    with pytest.raises(CircuitError, match="Use one of the two"):
-        open_run((turned("a"), [0.1]), ibmq_service.provider, run_key="b", parameter_binds=[{"a": 1.0}])
-
-
-# --- decoupling and twirling -------------------------------------------------------------------------------------
-
-
-def test_twirled_runs_are_untwirled(ibmq_service: Any, tmp_path: Path) -> None:
-    provider = ibmq_service.provider
-    swept = (turned("a", "b"), np.array([[0.0, np.pi], [np.pi, 0.7]]))
-    circuits = [bell(), in_the_middle(reset=False), swept]
-    plain = run_circuits(circuits, "fake_torino", provider, 1500, run_key="plain")
-    arguments: dict[str, Any] = {"run_key": "twirled", "archive": tmp_path, "header": {"kind": "twirled"}}
-    twirled = run_circuits(circuits, "fake_torino", provider, 1500, twirling=True, **arguments)
-    job = sent(ibmq_service)[-1]["quantum_program"]
-    assert {item["item_type"] for item in job["items"]} == {"samplex"}
-    assert job["shots"] == 64
-    for one, other in zip(plain, twirled, strict=True):
-        assert other.data.shape == one.data.shape
-        assert list(other.data.keys()) == list(one.data.keys())
-        for name, bits in other.data.items():
-            assert bits.num_shots == 1536  # 24 randomizations of 64 shots
-            for place in np.ndindex(bits.shape):
-                assert distance(bits.get_counts(place), one.data[name].get_counts(place)) < 0.08
-    export_counts(twirled, tmp_path)
-    rows = read_counts(tmp_path)
-    totals = rows.groupby(["circuit", "register", "parameter_index"])["count"].sum()
-    assert set(totals) == {1536}
-    assert len(totals) == 1 + 2 + 2
-    assert set(rows["shots"]) == {1536}
-    assert set(rows["header"].map(lambda text: json.loads(text)["kind"])) == {"twirled"}
-
-
-def test_twirling_flips_measurements_and_flips_them_back(ibmq_service: Any) -> None:
-    options = {"twirling": {"enable_measure": True, "num_randomizations": 50, "shots_per_randomization": 20}}
-    result = run_circuits((turned("a"), [[0.0], [np.pi]]), "fake_torino", ibmq_service.provider, run_key="m", **options)
-    bits = result[0].data.meas
-    assert bits.num_shots == 1000
-    ones = [bits.get_counts(place).get("1", 0) / 1000 for place in range(2)]
-    assert ones[0] < 0.1
-    assert ones[1] > 0.9
-    raw = json.loads(ibmq_service.service.store.payload(ibmq_service.jobs()[-1].id, "result"))
-    assert "measurement_flips.meas" in raw["data"][0]["results"]
-
-
-def test_decoupled_runs_give_what_they_would_give_without(ibmq_service: Any) -> None:
-    provider, waiting = ibmq_service.provider, QuantumCircuit(2)
-    waiting.h(0)
-    waiting.delay(20, 0, unit="us")
-    waiting.h(0)
-    waiting.measure_all()
-    shares = {}
-    for sequence in (None, "XX", "XpXm", "XY4"):
-        result = run_circuits(
-            [bell(), waiting], "fake_torino", provider, 2000, run_key=f"dd {sequence}", dynamical_decoupling=sequence
-        )
-        shares[sequence] = [pub.data.meas.get_counts() for pub in result]
-    for sequence in ("XX", "XpXm", "XY4"):
-        assert distance(shares[sequence][0], shares[None][0]) < 0.08
-        assert distance(shares[sequence][1], shares[None][1]) < 0.12
-    # The wait is filled with pulses: the circuits that were sent differ by them.
-    sizes = [len(params["quantum_program"]["circuits"]["b64_data"]) for params in sent(ibmq_service)]
-    assert min(sizes[1:]) > sizes[0]
-
-
-def test_twirled_decoupled_and_kerneled_at_once(ibmq_service: Any, tmp_path: Path) -> None:
-    """Gate twirling goes with points, and decoupling with both; later attempts prepare the same."""
-    provider = ibmq_service.provider
-    options = {"twirling": {"enable_gates": True}, "dynamical_decoupling": {"sequence_type": "XY4"}, "meas_level": 1}
-    arguments: dict[str, Any] = {"run_key": "all", "archive": tmp_path, "options": options}
-    ibmq_service.faults.on("POST /jobs", answer="lost", times=1)
-    result = run_circuits(bell(), "fake_torino", provider, 100, **arguments)
-    assert result[0].data.meas.shape == (128, 2)
-    ibmq_service.faults.assert_all_fired()
-    assert len(ibmq_service.jobs()) == 1
-
-
-def test_prepared_circuits_take_no_more_together_than_alone(ibmq_service: Any) -> None:
-    """So a job of them that is packed by their sizes alone is within the service's limit."""
-    backend, told = get_backend("fake_torino", ibmq_service.provider), {"twirling": {"enable_gates": True}}
-    isa = transpile_circuits([bell(f"bell {n}") for n in range(6)] + [turned("a", "b")], backend, ibmq_service.provider)
-    pubs = [SamplerPub.coerce(circuit if not circuit.parameters else (circuit, [[0.1, 0.2]] * 9)) for circuit in isa]
-    alone = [len(json.dumps(prepare([pub], told, 100, backend.target))) for pub in pubs]
-    for places in (range(7), range(6), [0, 6], [3]):
-        params = build_params("executor", [pubs[place] for place in places], shots=100, options=told)
-        body = JobRequest(program="executor", backend="fake_torino", params=params).encoded()
-        assert len(body) <= measure_of_sizes(alone)(list(places))
-
-
-@given(
-    shots=st.integers(1, 300_000),
-    randomizations=st.one_of(st.just("auto"), st.integers(1, 2000)),
-    each=st.one_of(st.just("auto"), st.integers(1, 2000)),
-)
-def test_shots_are_rounded_up_as_ibms_client_does(shots: int, randomizations: Any, each: Any) -> None:
-    twirling = {"num_randomizations": randomizations, "shots_per_randomization": each}
-    run = twirled_shots({"twirling": twirling}, shots)
-    assert run == np.prod(calculate_twirling_shots(shots, randomizations, each))
-    assert twirled_shots({"twirling": twirling}, run) == run
-
-
-def test_a_planned_run_goes_on_from_its_folder_alone(ibmq_service: Any, tmp_path: Path) -> None:
-    """What is needed to twirl and decouple is in the folder, or asked for again."""
-    provider, options = ibmq_service.provider, {"dynamical_decoupling": True, "twirling": True, "memory": True}
-    arguments: dict[str, Any] = {"run_key": "left", "archive": tmp_path, "shots": 100, "header": {"by": "me"}}
-    run = open_run(bell(), provider, options=options, **arguments)
-    isa = transpile_circuits(run.inputs, "fake_torino", provider)
-    plan = plan_run(run, get_backend("fake_torino", provider), isa, provider)
-    restored = restored_run(run.archive, plan)
-    [part] = plan.parts
-    handle = wait_for_job(submit_part(restored, part, provider), provider)
-    result = fetch_result(handle, provider, archive=tmp_path)
-    assert result[0].data.meas.num_shots == 128
-    export_counts(result, tmp_path)
-    assert set(table(tmp_path, "memory")["header"]) == {'{"by":"me"}'}
-    assert len(table(tmp_path, "memory")) == 128
-
-
-def test_the_older_program_is_told_what_to_twirl_and_decouple(
-    ibmq_service: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    options = {"twirling": {"enable_gates": True, "strategy": "all"}, "dynamical_decoupling": "XpXm"}
-    caplog.set_level("WARNING", "prefect.task_runs")
-    run_circuits(bell(), "fake_manila", ibmq_service.provider, 100, run_key="s", program="sampler", options=options)
-    [params] = sent(ibmq_service)
-    SamplerParams.model_validate(params)
-    assert params["pubs"][0][2] == 128
-    assert params["options"]["twirling"]["strategy"] == "all"
-    assert params["options"]["dynamical_decoupling"]["sequence_type"] == "XpXm"
-    assert params["options"]["dynamical_decoupling"]["enable"] is True
-    assert "was simulated without twirling.enable_gates, dynamical_decoupling" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("options", "told"),
-    [
-        ({"twirling": True}, "control flow, which twirling"),
-        ({"dynamical_decoupling": True}, "control flow, which dynamical_decoupling"),
-        ({"twirling": {"strategy": "all"}}, "not switched on"),
-        ({"twirling": {"stategy": "all"}}, "'stategy'. Did you mean strategy"),
-        ({"twirling": {"enable_gates": 1}}, "twirling.enable_gates=1"),
-        ({"twirling": {"enable_gates": True, "num_randomizations": 0}}, "num_randomizations=0"),
-        ({"twirling": "XX"}, "twirling='XX'"),
-        ({"dynamical_decoupling": "XYXY"}, "sequence_type='XYXY'.*'XX' or 'XpXm' or 'XY4'"),
-        ({"shots": 7, "twirling": {"enable_gates": True, "num_randomizations": 3, "shots_per_randomization": 5}}, "15"),
-    ],
-)
-def test_what_cannot_be_twirled_or_decoupled_is_refused(ibmq_service: Any, options: Any, told: str) -> None:
-    with pytest.raises(InputError, match=told):
-        run_circuits([bell(), teleported()], "fake_torino", ibmq_service.provider, run_key="t", options=options)
-    assert ibmq_service.jobs() == []
-
-
-def between_measurements() -> QuantumCircuit:
-    circuit = QuantumCircuit(QuantumRegister(2, "q"), ClassicalRegister(1, "first"), ClassicalRegister(2, "last"))
-    circuit.h(0)
-    circuit.measure(0, 0)
-    circuit.cx(0, 1)
-    circuit.measure([0, 1], [1, 2])
-    return circuit
-
-
-@pytest.mark.parametrize(
-    ("circuit", "twirling"), [(between_measurements(), {"enable_measure": True}), (in_the_middle(), True)]
-)
-def test_what_ibms_code_cannot_prepare_is_refused_before_anything_is_sent(
-    ibmq_service: Any, circuit: QuantumCircuit, twirling: Any
-) -> None:
-    """Measurement twirling alone cannot pass a gate after a measurement in the middle, and none passes a reset."""
-    arguments: dict[str, Any] = {"run_key": "t", "max_circuits_per_job": 1, "twirling": twirling}
-    with pytest.raises(CircuitError, match=r"position 1.*: It cannot be twirled"):
-        run_circuits([bell(), circuit], "fake_torino", ibmq_service.provider, 10, **arguments)
-    assert ibmq_service.jobs() == []
-
-
 # --- the provider's options --------------------------------------------------------------------------------------
 
 
@@ -638,71 +323,6 @@ def test_the_effective_options_are_part_of_the_set_key(ibmq_service: Any) -> Non
     ibmq_service.provider.set_options(rep_delay="100us")
     assert key() == others[1]
     assert key(rep_delay=None) == plain
-
-
-# --- what there is no more ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("argument", "instead"),
-    [
-        ({"qubit_lo_freq": [5e9]}, "fractional gates"),
-        ({"meas_lo_freq": [7e9]}, "gates and delays"),
-        ({"schedule_los": [{}]}, "gates and delays"),
-        ({"qubit_lo_range": [[5, 6]]}, "gates and delays"),
-        ({"meas_lo_range": [[5, 6]]}, "gates and delays"),
-        ({"meas_map": [[0, 1]]}, "gates and delays"),
-        ({"instruction_schedule_map": object()}, "gates and delays"),
-        ({"memory_slots": 2}, "classical registers"),
-        ({"memory_slot_size": 100}, "meas_level=1"),
-        ({"rep_time": 1e-3}, "rep_delay"),
-        ({"job_share_level": "hub"}, "IBM Cloud"),
-        ({"use_measure_esp": True}, "twirling"),
-        ({"live_data_enabled": True}, "wait_for_job"),
-        ({"dynamic": True}, "Leave it out"),
-        ({"job_name": "a"}, "name="),
-        ({"job_tags": ["a"]}, "tags="),
-        ({"meas_type": "kerneled"}, "meas_level=1"),
-    ],
-    ids=lambda given: next(iter(given)) if isinstance(given, dict) else "",
-)
-def test_arguments_of_the_ibmq_api_are_refused_with_their_substitute(
-    ibmq_service: Any, argument: dict[str, Any], instead: str
-) -> None:
-    provider, [name] = ibmq_service.provider, argument
-    for refused in (
-        lambda: run_circuits(bell(), "fake_manila", provider, 10, run_key="old", **argument),
-        lambda: run_circuits(bell(), "fake_manila", provider, 10, run_key="old", options=argument),
-        lambda: submit_job(bell(), "fake_manila", provider, shots=10, run_key="old", **argument),
-        lambda: provider.set_options(**argument),
-    ):
-        with pytest.raises(NotOffered, match=rf"^{name}=.*{instead}"):
-            refused()
-    assert ibmq_service.counts.get("POST /jobs", 0) == 0
-
-
-def test_arguments_of_the_ibmq_api_that_are_none_ask_for_nothing(ibmq_service: Any) -> None:
-    result = run_circuits(bell(), "fake_manila", ibmq_service.provider, 10, run_key="n", job_share_level=None)
-    assert result[0].data.meas.num_shots == 10
-
-
-class Schedule:
-    """Stands for qiskit's class of that name, which went with qiskit 2."""
-
-
-class PulseQobj(dict[str, Any]):
-    """Likewise."""
-
-
-@pytest.mark.parametrize(
-    "program",
-    [Schedule(), PulseQobj(), {"qobj_id": "1", "type": "QASM", "experiments": []}, [bell(), Schedule()]],
-    ids=["schedule", "qobj", "json", "in a list"],
-)
-def test_qobjs_and_schedules_are_refused(ibmq_service: Any, program: Any) -> None:
-    with pytest.raises(NotOffered, match=r"A (Qobj|PulseQobj|Schedule) cannot be run.*QuantumCircuit"):
-        run_circuits(program, "fake_manila", ibmq_service.provider, 10, run_key="qobj")
-    assert ibmq_service.jobs() == []
 
 
 def test_unknown_arguments_are_refused_with_the_nearest_names(ibmq_service: Any) -> None:

@@ -17,22 +17,9 @@ from uuid import uuid4
 import httpx
 
 from prefect_ibmq._version import __version__
-from prefect_ibmq.errors import (
-    Conflict,
-    InputError,
-    JobNotFinished,
-    NotFound,
-    ServiceError,
-    UnusableAnswer,
-)
+from prefect_ibmq.errors import Conflict, InputError, JobNotFinished, NotFound, ServiceError, UnusableAnswer
 from prefect_ibmq.failures import JobStatus
-from prefect_ibmq.wire.answers import (
-    Answer,
-    ForeignAnswer,
-    UnreadableAnswer,
-    checked_object,
-    json_object,
-)
+from prefect_ibmq.wire.answers import Answer, ForeignAnswer, UnreadableAnswer, checked_object, json_object
 from prefect_ibmq.wire.connection import API_VERSION, Auth, Connection, query_of
 from prefect_ibmq.wire.job_requests import JobRequest, check_tags
 from prefect_ibmq.wire.listing import JobFilter, walk

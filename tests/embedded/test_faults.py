@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
+from service_calls import STATUS, Make, ask, ended, job, status, submit
 
-from prefect_ibmq import ibm, loop
-from prefect_ibmq.embedded.clock import VirtualClock, real_seconds
-from prefect_ibmq.embedded.faults import FaultPlan, JobFault, ListLag, RouteFault
-from prefect_ibmq.embedded.options import Instance, ServiceOptions
-from prefect_ibmq.embedded.store import Job
+from prefect_ibmq import ibm
+from prefect_ibmq.embedded.faults import FaultPlan, RouteFault
 from prefect_ibmq.embedded.switchboard import Switchboard
 from prefect_ibmq.errors import (
     AnswerLost,
     AuthenticationError,
-    Conflict,
-    InputError,
     NotFound,
     NothingSent,
     PendingLimit,
@@ -35,17 +27,13 @@ from prefect_ibmq.errors import (
 )
 from prefect_ibmq.failures import JobStatus
 from prefect_ibmq.wire.answers import nothing_ran
-from prefect_ibmq.wire.client import RuntimeClient
-from prefect_ibmq.wire.job_requests import JobRequest
 
 if TYPE_CHECKING:
-    from prefect_ibmq.testing import IBMQServer, IBMQService
+    from prefect_ibmq.testing import IBMQService
 
 pytest_plugins = ["prefect_ibmq.testing"]
 
-STATUS = "GET /backends/{name}/status"
 WAYS = ["ibmq_services", "ibmq_servers"]
-Make = Callable[..., "IBMQService"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -73,37 +61,6 @@ def make(request: pytest.FixtureRequest, one_try: None) -> Make:
 def service(make: Make) -> IBMQService:
     """A service in which nothing runs by itself."""
     return make(queue_seconds=10_000)
-
-
-def ask(service: IBMQService, call: Callable[[RuntimeClient], Any]) -> Any:
-    async def asking() -> Any:
-        return await call(await service.provider.aget_client())
-
-    return loop.run(asking())
-
-
-def status(service: IBMQService) -> Any:
-    return ask(service, lambda client: client.backend_status("fake_manila"))
-
-
-def submit(service: IBMQService, *tags: str, **more: Any) -> str:
-    request = JobRequest("sampler", "fake_manila", more.pop("params", {}), tags=tags, **more)
-    job_id: str = ask(service, lambda client: client.create_job(request))
-    return job_id
-
-
-def job(service: IBMQService, job_id: str) -> Any:
-    return ask(service, lambda client: client.job(job_id))
-
-
-def ended(service: IBMQService, job_id: str) -> Job:
-    until = time.monotonic() + 20
-    while time.monotonic() < until:
-        [found] = [each for each in service.jobs() if each.id == job_id]
-        if found.is_final:
-            return found
-        time.sleep(0.02)
-    raise AssertionError(f"{job_id} has not ended")
 
 
 FAULTS: list[tuple[dict[str, Any], type[Exception], str]] = [
@@ -405,235 +362,3 @@ def test_a_job_is_hit_by_the_name_of_its_circuit(make: Make) -> None:
     good, bad = (submit(service, params=params(name)) for name in ("bell", "ghz"))
     assert ended(service, bad).reason_code == 1003
     assert ended(service, good).status == "Completed"
-
-
-# Both readings of what the documents leave open
-
-
-def test_results_of_unfinished_and_cancelled_jobs(make: Make) -> None:
-    usual, other = make(queue_seconds=99), make(queue_seconds=99, cancelled_result_status=409)
-    for service in (usual, other):
-        made = submit(service)
-        ask(service, lambda client, made=made: client.cancel_job(made))
-    assert ask(usual, lambda client: client.job_results(usual.jobs()[0].id)) is None
-    with pytest.raises(Conflict):
-        ask(other, lambda client: client.job_results(other.jobs()[0].id))
-
-
-@pytest.mark.parametrize("code", [3458, 1012])
-@pytest.mark.parametrize("http_status", [400, 409])
-def test_pending_limit_has_either_code_and_status(ibmq_services: Make, code: int, http_status: int) -> None:
-    options = {"pending_limit": 1, "pending_limit_code": code, "pending_limit_status": http_status}
-    service = ibmq_services(queue_seconds=99, **options)
-    submit(service)
-    with pytest.raises(PendingLimit) as caught:
-        submit(service)
-    assert (caught.value.code, caught.value.status) == (code, http_status)
-
-
-@pytest.mark.parametrize("told", [True, False])
-def test_rate_limit_says_when_to_come_again_or_not(ibmq_services: Make, told: bool) -> None:
-    service = ibmq_services(queue_seconds=99, jobs_per_minute=1, retry_after_sent=told)
-    submit(service)
-    with pytest.raises(RateLimited) as caught:
-        submit(service)
-    assert (caught.value.retry_after is not None) is told
-    service.clock.advance(61)
-    submit(service)
-
-
-def test_spent_usage_refuses_or_leaves_queued(ibmq_services: Make) -> None:
-    for conflicts in (True, False):
-        instance = Instance(usage_limit_seconds=2)
-        service = ibmq_services(instances=(instance,), spent_usage_conflicts=conflicts, clock_speed=0)
-        service.faults.on_job(ends="Failed", code=5203)
-        ended(service, submit(service))
-        if conflicts:
-            with pytest.raises(Conflict) as caught:
-                submit(service)
-            assert caught.value.code == 4317
-            continue
-        made = submit(service)
-        service.clock.advance(86_400)
-        time.sleep(0.1)
-        assert job(service, made).status is JobStatus.QUEUED
-        service.clock.advance(28 * 86_400)
-        assert ended(service, made).status == "Failed"
-
-
-def test_large_params_are_refused_where_there_is_a_cap(ibmq_services: Make) -> None:
-    params = {"pubs": ["x" * 2000]}
-    submit(ibmq_services(queue_seconds=99), params=params)
-    with pytest.raises(ServiceError) as caught:
-        submit(ibmq_services(queue_seconds=99, max_params_bytes=1000), params=params)
-    assert caught.value.code == 1208
-
-
-@pytest.mark.parametrize(("told", "expected"), [("null", None), ("empty", None), ("404", NotFound)])
-def test_before_the_first_calibration(ibmq_services: Make, told: str, expected: Any) -> None:
-    from datetime import UTC, datetime
-
-    service = ibmq_services(before_first_calibration=told)
-
-    def call(client: RuntimeClient) -> Any:
-        return client.backend_properties("fake_manila", updated_before=datetime(2001, 1, 1, tzinfo=UTC))
-
-    if expected is None:
-        assert ask(service, call) is None
-    else:
-        with pytest.raises(expected):
-            ask(service, call)
-
-
-def test_retired_programs_and_versions_are_refused(ibmq_services: Make) -> None:
-    service = ibmq_services(
-        retired_programs=frozenset({"sampler"}), sunset_versions_refused=True, clock=VirtualClock(1_900_000_000.0)
-    )
-    with pytest.raises(NotFound):
-        submit(service)
-    with pytest.raises(NotFound):  # our own version is the live one
-        submit(service)
-
-    async def old() -> httpx.Response:
-        transport = httpx.ASGITransport(app=service.service.app)
-        headers = {"Authorization": "apikey local", "Service-CRN": service.service.crn, "IBM-API-Version": "2025-01-01"}
-        async with httpx.AsyncClient(transport=transport, headers=headers) as client:
-            return await client.get(f"{service.url}/backends")
-
-    assert loop.run(old()).status_code == 400
-
-
-# From outside
-
-
-def test_control_routes_change_switches_read_the_log_and_move_the_clock(
-    ibmq_servers: Callable[..., IBMQServer],
-) -> None:
-    service = ibmq_servers(queue_seconds=10_000, clock_speed=0)
-    with httpx.Client(base_url=service.root) as client:
-        plan = {"routes": [{"name": "down", "route": STATUS, "answer": "error", "status": 400, "times": 1}]}
-        assert client.put("/embedded/faults", json=plan).json()["fired"] == {"down": 0}
-        more = {"jobs": [{"name": "paused", "shows": "Paused"}], "list_lag": {"seconds": 5}, "invisible_seconds": 1}
-        assert set(client.post("/embedded/faults", json=more).json()["fired"]) >= {"down", "paused"}
-        with pytest.raises(ServiceError):
-            status(service)
-        made = submit(service)
-        assert client.post("/embedded/clock", json={"advance": 60}).json()["virtual"]
-        assert job(service, made).status is JobStatus.UNKNOWN
-        told = client.get("/embedded/log").json()
-        assert told["fired"]["down"] == told["fired"]["paused"] == 1
-        assert [r["route"] for r in told["requests"] if r["job_id"] == made] == ["POST /jobs", "GET /jobs/{id}"]
-        assert told["counts"]["POST /jobs"] == 1
-        last = told["requests"][-1]["number"]
-        assert client.get("/embedded/log", params={"after": last}).json()["requests"] == []
-        assert client.delete("/embedded/log").status_code == 204
-        assert client.delete("/embedded/faults").status_code == 204
-        assert client.get("/embedded/faults").json() == {"plan": {}, "fired": {}}
-        assert service.requests == []
-
-
-@pytest.mark.parametrize(
-    ("path", "body", "field"),
-    [
-        ("/embedded/faults", {"routes": [{"route": "jobs"}]}, "routes.0.route"),
-        ("/embedded/faults", {"jobs": [{"end": "Failed"}]}, "jobs.0.end"),
-        ("/embedded/clock", {"advance": -1}, "advance"),
-        ("/embedded/clock", {"hours": 1}, "advance"),
-    ],
-)
-def test_control_routes_name_the_field_that_is_wrong(
-    ibmq_server: IBMQServer, path: str, body: dict[str, Any], field: str
-) -> None:
-    method = "PUT" if path.endswith("faults") else "POST"
-    answer = httpx.request(method, ibmq_server.root + path, json=body)
-    assert answer.status_code == 400
-    assert field in answer.json()["errors"][0]["message"]
-
-
-def test_control_routes_answer_to_this_machine_alone(ibmq_service: IBMQService) -> None:
-    async def from_afar() -> httpx.Response:
-        transport = httpx.ASGITransport(app=ibmq_service.service.app, client=("203.0.113.7", 1))
-        async with httpx.AsyncClient(transport=transport) as client:
-            return await client.get(f"{ibmq_service.root}/embedded/faults")
-
-    assert loop.run(from_afar()).status_code == 403
-
-
-# Records and clock
-
-
-@pytest.mark.parametrize(
-    ("document", "field"),
-    [
-        ({"routes": [{"answer": "nothing"}]}, "routes.0.answer"),
-        ({"routes": [{"status": 42}]}, "routes.0.status"),
-        ({"routes": [{"chance": 0}]}, "routes.0.chance"),
-        ({"list_lag": {}}, "list_lag.seconds"),
-        ({"job": []}, "job"),
-        ([], "the whole"),
-    ],
-)
-def test_plan_that_cannot_be_names_the_field(document: Any, field: str, tmp_path: Path) -> None:
-    file = tmp_path / "faults.json"
-    file.write_text(json.dumps(document))
-    with pytest.raises(InputError, match=field) as caught:
-        FaultPlan.from_file(file)
-    assert "faults.json" in str(caught.value)
-
-
-def test_plan_file_that_is_not_there_or_not_json(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be read"):
-        FaultPlan.from_file(tmp_path / "none.json")
-    (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(InputError, match="not JSON"):
-        FaultPlan.from_file(tmp_path / "bad.json")
-
-
-def test_plan_goes_through_json_and_back() -> None:
-    plan = FaultPlan(
-        seed=3,
-        routes=(RouteFault(route="POST /jobs", answer="lost", work_done=True, times=1),),
-        jobs=(JobFault(position=2, ends="Failed", code=5203),),
-        list_lag=ListLag(seconds=5, tagged_only=True),
-    )
-    assert FaultPlan.read(plan.model_dump(mode="json", exclude_defaults=True)) == plan
-    assert Switchboard(plan).plan == plan
-    assert ServiceOptions(faults=plan).faults is plan
-
-
-def test_first_switch_that_is_due_is_applied_and_all_count() -> None:
-    faults = Switchboard()
-    faults.on("GET /jobs/{id}", name="second", after=1, times=1)
-    faults.on("GET /jobs/*", name="rest")
-    hits = [faults.begin("GET", "/jobs/abc", "")[1] for _ in range(3)]
-    assert [hit.name if hit else None for hit in hits] == ["rest", "second", "rest"]
-    assert faults.begin("GET", "/jobs", "")[1] is None
-    assert faults.begin("GET", "/jobs/abc/results", "")[0].route == "GET /jobs/{id}/results"
-
-
-def test_a_fault_that_never_fired_is_told() -> None:
-    faults = Switchboard()
-    faults.on("POST /jobs", name="never", answer="lost")
-    with pytest.raises(AssertionError, match="never"):
-        faults.assert_all_fired()
-    with pytest.raises(InputError, match="answr"):
-        faults.on("POST /jobs", answr="lost")
-
-
-async def test_virtual_clock_sleeps_by_its_own_time() -> None:
-    clock = VirtualClock(1000.0, speed=0)
-    sleeper = asyncio.create_task(clock.sleep(3600))
-    await asyncio.sleep(0.02)
-    clock.advance(3599)
-    await asyncio.sleep(0.02)
-    assert not sleeper.done()
-    await asyncio.to_thread(clock.advance, 1)
-    await asyncio.wait_for(sleeper, 1)
-    assert clock() == 4600.0
-    clock.speed = 36_000
-    await asyncio.wait_for(clock.sleep(3600), 1)
-    assert real_seconds(clock, 3600) == pytest.approx(0.1)
-    with pytest.raises(ValueError, match="back"):
-        clock.advance(-1)
-    with pytest.raises(ValueError, match="backwards"):
-        clock.speed = -1
