@@ -91,7 +91,7 @@ def _panel(axis: Any, rows: pd.DataFrame) -> None:
     colours = [_BAR] * len(labels)
     others = len(measured) - len(top)
     if others > 0:
-        labels.append(f"{others} others")
+        labels.append("1 other" if others == 1 else f"{others} others")
         shares.append(float(measured["count"].iloc[_MOST_BARS:].sum()) / shots)
         colours.append(_REST)
     places = range(len(labels))
