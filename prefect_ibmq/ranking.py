@@ -2,7 +2,8 @@
 
 The score of a backend is `success * 2 ** (-wait / patience)`: a wait of `patience_seconds` halves its worth. `success`
 is the geometric mean of the circuits' estimated success probabilities (`success.py` says what they ignore), each
-circuit transpiled for that backend.
+circuit transpiled for that backend. A gate in use whose error the calibration does not tell counts as the worst of its
+kind on the same device, or else on any candidate: a device of which nothing is known should not win.
 
 The wait is the service's median of recent waits. Where it tells none: no jobs pending is no wait; else it counts as the
 longest wait that any candidate tells, since a queue of unknown length should not win; and where no candidate tells one,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from qiskit import QuantumCircuit
 
     from prefect_ibmq.circuits import CircuitInput
+    from prefect_ibmq.success import ErrorRates
 
 __all__ = ["BackendChoice", "Candidate", "abest_backend", "best_backend"]
 
@@ -49,7 +51,7 @@ class Candidate:
         counted_wait: The wait that the score counts; None where waits were not counted.
         pending_jobs: Jobs of all users in its queue.
         calibration: `last_update_date` of its calibration, ISO 8601.
-        note: What the estimate leaves out, and how a wait that is not told was counted.
+        note: How errors and a wait that are not told were counted.
     """
 
     backend: str
@@ -129,9 +131,10 @@ async def _best_backend(
 
     Each candidate's score is `success * 2 ** (-wait / patience_seconds)`. `success` is the geometric mean of the
     circuits' estimated success probabilities (see `estimate_success`), each transpiled for the candidate under its
-    calibration of now; the same again for the chosen backend is not transpiled twice. `wait` is the service's median
-    of recent waits. Where it tells none: none if no jobs are pending, else the longest that a candidate tells; where
-    nobody tells one, waits are not counted, and of equal scores the one with fewer pending jobs is taken.
+    calibration of now; the same again for the chosen backend is not transpiled twice. An error that a calibration does
+    not tell counts as the worst of its kind. `wait` is the service's median of recent waits. Where it tells none: none
+    if no jobs are pending, else the longest that a candidate tells; where nobody tells one, waits are not counted, and
+    of equal scores the one with fewer pending jobs is taken.
 
     Args:
         provider: The provider, its block's name, or None for the environment's.
@@ -158,7 +161,11 @@ async def _best_backend(
     inputs = _sampled(await asyncio.to_thread(_read, circuits), sample)
     width = max(item.circuit.num_qubits for item in inputs)
     records, rejected = await _candidates(chosen, backends, width, filters)
-    looked_at = [await _estimated(record, inputs, optimization_level, seed) for record in records]
+    rates = await asyncio.to_thread(_rates, records)
+    looked_at = [
+        await _estimated(record, each, unknown, inputs, optimization_level, seed)
+        for record, (each, unknown) in zip(records, rates, strict=True)
+    ]
     ranked = _ranked(looked_at, patience_seconds)
     rejected |= {each.backend: each.verdict for each in looked_at if each.success is None}
     if not ranked:
@@ -215,8 +222,24 @@ async def _candidates(
     return [each for each in loaded if each.raw_properties], rejected
 
 
+def _rates(records: Sequence[BackendRecord]) -> list[tuple[ErrorRates, dict[str, float]]]:
+    """The errors of each candidate, and what counts for gates of which it tells none."""
+    from prefect_ibmq.success import ErrorRates
+
+    rates = [ErrorRates(in_order(record.raw_properties or {})) for record in records]
+    anywhere: dict[str, float] = {}
+    for each in rates:
+        anywhere |= {gate: max(error, anywhere.get(gate, 0.0)) for gate, error in each.worst().items()}
+    return [(each, anywhere | each.worst()) for each in rates]
+
+
 async def _estimated(
-    record: BackendRecord, inputs: Sequence[CircuitInput], optimization_level: int, seed: int | None
+    record: BackendRecord,
+    rates: ErrorRates,
+    unknown: dict[str, float],
+    inputs: Sequence[CircuitInput],
+    optimization_level: int,
+    seed: int | None,
 ) -> Candidate:
     from prefect_ibmq.transpilation import transpile_for
 
@@ -224,7 +247,7 @@ async def _estimated(
         isa = await transpile_for(inputs, record, seed=seed, optimization_level=optimization_level)
     except CircuitError as error:
         return Candidate(record.name, str(error))
-    success, worst, note = await asyncio.to_thread(_success, record, isa)
+    success, worst, note = await asyncio.to_thread(_success, rates, unknown, isa)
     return Candidate(
         backend=record.name,
         verdict="fits",
@@ -237,17 +260,19 @@ async def _estimated(
     )
 
 
-def _success(record: BackendRecord, isa: Sequence[QuantumCircuit]) -> tuple[float, float, str]:
-    """Geometric mean and worst of the estimates, and what they leave out."""
-    from prefect_ibmq.success import ErrorRates, usage_of_circuit
+def _success(rates: ErrorRates, unknown: dict[str, float], isa: Sequence[QuantumCircuit]) -> tuple[float, float, str]:
+    """Geometric mean and worst of the estimates, and how they count what is not told."""
+    from prefect_ibmq.success import usage_of_circuit
 
-    rates = ErrorRates(in_order(record.raw_properties or {}))
-    found = [rates.estimate(usage_of_circuit(circuit)) for circuit in isa]
+    found = [rates.estimate(usage_of_circuit(circuit), unknown=unknown) for circuit in isa]
     worst = min(each.probability for each in found)
     logs = [math.log(each.probability) for each in found if each.probability > 0]
     mean = math.exp(math.fsum(logs) / len(found)) if len(logs) == len(found) else 0.0
-    missing = len({place for each in found for place in each.missing})
-    return mean, worst, f"{missing} gates in use have no error in the calibration" if missing else ""
+    missing = {place for each in found for place in each.missing}
+    counted = sum(gate in unknown for gate, _ in missing)
+    notes = [f"{counted} gates in use have no error in the calibration: counted as the worst of their kind"]
+    notes += [f"{len(missing) - counted} have none in any calibration, and are left out"]
+    return mean, worst, "; ".join(note for note in notes if not note.startswith("0 "))
 
 
 def _ranked(candidates: Sequence[Candidate], patience: float | None) -> list[Candidate]:

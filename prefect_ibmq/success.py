@@ -126,21 +126,36 @@ class ErrorRates:
         """The error of an operation on its qubits; None where it is not told."""
         return self._rates.get(place)
 
-    def estimate(self, usage: Usage, name: str = "") -> SuccessEstimate:
-        """The estimate for a circuit."""
+    def worst(self) -> dict[str, float]:
+        """By gate, the largest error of those that are calibrated."""
+        found: dict[str, float] = {}
+        for (gate, _), error in self._rates.items():
+            if error < 1:
+                found[gate] = max(error, found.get(gate, 0.0))
+        return found
+
+    def estimate(self, usage: Usage, name: str = "", unknown: Mapping[str, float] | None = None) -> SuccessEstimate:
+        """The estimate for a circuit.
+
+        Args:
+            usage: What it uses.
+            name: Its name.
+            unknown: By gate, what counts where its error is not told; nothing by default.
+        """
         used = sorted(usage.everything())
         return SuccessEstimate(
             circuit=name,
-            probability=math.exp(self._log(usage)),
+            probability=math.exp(self._log(usage, unknown or {})),
             missing=tuple(place for place in used if self.get(place) is None),
             uncalibrated=tuple(place for place in used if (self.get(place) or 0.0) >= 1),
             assumed=tuple(sorted(usage.assumed)),
         )
 
-    def _log(self, usage: Usage) -> float:
-        total = math.fsum(times * _log_success(self.get(place)) for place, times in usage.operations.items())
+    def _log(self, usage: Usage, unknown: Mapping[str, float]) -> float:
+        errors = ((self._rates.get(place, unknown.get(place[0])), times) for place, times in usage.operations.items())
+        total = math.fsum(times * _log_success(error) for error, times in errors)
         for times, branches in usage.choices:
-            total += times * min((self._log(branch) for branch in branches), default=0.0)
+            total += times * min((self._log(branch, unknown) for branch in branches), default=0.0)
         return total
 
 

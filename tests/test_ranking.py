@@ -99,6 +99,23 @@ def test_an_edge_that_is_not_calibrated_makes_a_backend_worthless(ibmq_service: 
     assert scores(choice)["broken"] == 0
 
 
+def test_a_device_of_which_nothing_is_known_does_not_win(ibmq_service: Any) -> None:
+    silent, holed, fair = loaded("silent"), loaded("holed"), loaded("fair")
+    silent.raw_properties["qubits"] = [[]] * 5  # type: ignore[index]
+    for gate in silent.raw_properties["gates"]:  # type: ignore[index]
+        gate["parameters"] = []
+    measured = holed.raw_properties["qubits"][0]  # type: ignore[index]
+    measured[:] = [each for each in measured if each["name"] != "readout_error"]
+    choice = best_backend(ibmq_service.provider, ghz(5), backends=[silent, holed, fair], **OPTIONS)
+    assert [each.backend for each in choice.candidates] == ["fair", "holed", "silent"]
+    assert [each.note for each in choice.candidates][:2] == [
+        "",
+        "1 gates in use have no error in the calibration: counted as the worst of their kind",
+    ]
+    alone = best_backend(ibmq_service.provider, ghz(5), backends=[silent], **OPTIONS)
+    assert "have none in any calibration, and are left out" in alone.candidates[0].note
+
+
 def test_the_services_backends_are_chosen_from_and_reasons_told(ibmq_services: Any) -> None:
     service = ibmq_services(backends=("fake_manila", "fake_torino", "fake_lagos"))
 
