@@ -26,7 +26,10 @@ def _shown(moment: Any) -> str:
     """A moment of a table, local with its zone; nothing for none."""
     if moment is None or moment != moment:
         return ""
-    return datetime.fromtimestamp(moment.timestamp()).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+    try:
+        return datetime.fromtimestamp(moment.timestamp()).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+    except (ValueError, OverflowError):  # at an end of the years 1 to 9999, as dates are that stand for none
+        return f"{moment.isoformat(sep=' ', timespec='seconds').removesuffix('+00:00')} UTC"
 
 
 def holdings_table(rows: Sequence[dict[str, Any]]) -> Table:

@@ -9,6 +9,7 @@ import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from prefect_ibmq.device_layout import couplings_of, positions_of
@@ -17,8 +18,6 @@ from prefect_ibmq.plots import new_figure, png_of
 from prefect_ibmq.success import MEASURE, ErrorRates
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     import pandas as pd
 
     from prefect_ibmq.archive.datasets import Archive
@@ -228,6 +227,7 @@ _MOST_LINES = 8
 _DECADE = 10.0  # values that spread over more have a logarithmic axis
 _USUAL = ("T1", "T2", "readout_error", "gate_error")
 _TIMES = ["measured_at", "last_update_date"]
+_FIRST, _LAST = (datetime(year, 1, 1, tzinfo=UTC) for year in (2016, 2200))  # what is dated outside is not dated
 
 
 def plot_history(histories: Mapping[str, pd.DataFrame], title: str = "") -> bytes:
@@ -285,7 +285,8 @@ def _draw_history(axis: Any, name: str, rows: Any) -> None:
     factor, unit = _SHOWN_IN.get(units[0], (1.0, units[0])) if units else (1.0, "")
     uncalibrated = rows["flags"].fillna("").str.split(",").map(lambda flags: "sentinel" in flags).astype(bool)
     value = (rows["value_si"] * factor).mask(uncalibrated)
-    rows = rows.assign(value=value, at=rows[_TIMES[0]].fillna(rows[_TIMES[1]]))
+    measured, made = (rows[name].where((rows[name] > _FIRST) & (rows[name] < _LAST)) for name in _TIMES)
+    rows = rows.assign(value=value, made=made, at=measured.fillna(made))
     rows = rows.assign(place=rows["gate"].fillna("qubit") + " " + rows["qubits"].fillna("").str.replace("_", "-"))
     rows = rows.dropna(subset=["at"]).drop_duplicates(["place", "at", "value"])
     if rows["place"].nunique() <= _MOST_LINES:
@@ -308,7 +309,7 @@ def _draw_history(axis: Any, name: str, rows: Any) -> None:
 
 def _draw_range(axis: Any, rows: Any) -> None:
     """Median and range of all places, at each calibration."""
-    grouped = rows.groupby("last_update_date")["value"]
+    grouped = rows.groupby("made")["value"]
     low, middle, high = (grouped.quantile(share) for share in (0.1, 0.5, 0.9))
     axis.fill_between(middle.index, low, high, color="#0f62fe", alpha=0.2, linewidth=0, label="10 % to 90 %")
     axis.plot(middle.index, middle, color="#0f62fe", marker=".", label=f"median of {rows['place'].nunique()}")

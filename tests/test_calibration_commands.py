@@ -209,10 +209,30 @@ def test_a_parameter_that_does_not_exist_is_told_from_one_without_values(kept: P
     assert (early.exit_code, early.stdout) == (0, "0 values of 0 calibrations\n")
 
 
+@pytest.mark.parametrize("date", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"])
+def test_dates_at_the_ends_of_the_calendar_are_shown(tmp_path: Path, date: str) -> None:
+    kept = tmp_path / "kept"
+    for made, measured in ((date, date), (MADE.isoformat(), date), (MADE.isoformat(), MADE.isoformat())):
+        entry = {"name": "T1", "unit": "us", "value": 5.0, "date": measured}
+        store_calibration(kept, "ibm_x", {"last_update_date": made, "qubits": [[entry]] * 2})
+    for command in (("show",), ("history", "ibm_x", "T1"), ("history", "ibm_x", "T1", "--qubit", 0)):
+        done = run(*command, "--archive", kept)
+        assert done.exit_code == 0
+    assert date[:4] in done.stdout
+    for place in ((), ("--qubit", 0)):
+        plotted = run("history", "ibm_x", "T1", *place, "--plot", tmp_path / "t1.png", "--archive", kept)
+        assert plotted.exit_code == 0
+
+
 def test_history_as_json_and_csv(kept: Path, tmp_path: Path) -> None:
     rows = json.loads(run("history", "ibm_x", "T1", "--qubit", 0, "--json", "--archive", kept).stdout)
     assert [row["value"] for row in rows] == [100.0, 101.0, 102.0]
     assert datetime.fromisoformat(rows[0]["last_update_date"]) == MADE
+    odd = {"name": "T1", "unit": "us", "value": 0.00012345678901234567, "date": "2026-08-14T12:00:00.123456Z"}
+    store_calibration(kept, "ibm_y", {"last_update_date": MADE.isoformat(), "qubits": [[odd], [{"name": "T1"}]]})
+    exact, missing = json.loads(run("history", "ibm_y", "T1", "--json", "--archive", kept).stdout)
+    assert (exact["value"], exact["measured_at"]) == (odd["value"], "2026-08-14T12:00:00.123456+00:00")
+    assert (missing["value"], missing["measured_at"], missing["unit"]) == (None, None, None)
     (tmp_path / "t1.csv").write_text(
         run("history", "ibm_x", "T1", "--since", "2026-08-15", "--csv", "--archive", kept).stdout
     )
