@@ -29,10 +29,11 @@ from prefect.utilities.annotations import opaque
 from prefect_ibmq.flows.research_pipeline import (
     PATIENT,
     SEED,
-    checked_isa_circuits,
-    choose_backend,
     cut_into,
     dry,
+    given_circuits,
+    isa_of,
+    linked,
     present,
 )
 from prefect_ibmq.flows.research_pipeline import arguments as pipeline_arguments
@@ -45,7 +46,6 @@ from prefect_ibmq import (
     aopen_run,
     aplan_run,
     asubmit_part,
-    atranspile_circuits,
     await_for_job,
 )
 from prefect_ibmq.archives import archive_of
@@ -58,8 +58,8 @@ from prefect_ibmq.run_keys import name_flow_run
 from prefect_ibmq.run_listing import older_runs, write_stopped
 from prefect_ibmq.scripts import for_a_person, line_that_goes_on
 from prefect_ibmq.suspension import new_pause_key
-from prefect_ibmq.terminal import counted
 from prefect_ibmq.together import all_of
+from prefect_ibmq.wording import counted, some
 
 NAME = "nightly-run"
 DONE, TROUBLE, SOME_FAILED, DEADLINE, SUSPENDED = 0, 1, 3, 4, 75
@@ -217,11 +217,7 @@ async def nightly_run(
 
 async def open_night(night: Night, circuits: str | None, shots: int | None, provider: str | None) -> IBMQError | None:
     """Read the circuits and open the run's folder; an error is returned, since older runs have not deserved it."""
-    given: Any = circuits
-    if circuits is None:
-        from prefect_ibmq.flows.textbook import textbook_circuits
-
-        given = textbook_circuits()
+    given = given_circuits(circuits)
     try:
         night.run = await aopen_run(given, provider, shots=shots, run_key=night.run_key, archive=night.archive)
     except IBMQError as error:
@@ -234,20 +230,12 @@ async def open_night(night: Night, circuits: str | None, shots: int | None, prov
     return None
 
 
-async def isa_of(night: Night, backend: str | None, isa: bool, provider: str | None, seed: int) -> tuple[Any, Any]:
-    """The backend, and the run's circuits for it."""
-    chosen = await choose_backend(provider, backend, night.run.width)
-    if isa:
-        return chosen, checked_isa_circuits(night.run, chosen)
-    return chosen, await atranspile_circuits(opaque(night.run.inputs), chosen, provider, seed=seed)
-
-
 async def plan_night(
     night: Night, backend: str | None, isa: bool, most: int | None, provider: str | None, seed: int
 ) -> None:
     """Choose the backend, transpile and cut into parts, unless an earlier start has done so."""
     if night.plan is None:
-        chosen, circuits = await isa_of(night, backend, isa, provider, seed)
+        chosen, circuits = await isa_of(night.run, provider, backend, isa, seed)
         night.plan = await aplan_run(
             night.run, chosen, opaque(circuits), provider, max_circuits_per_job=most, seed=seed
         )
@@ -262,7 +250,7 @@ async def dry_night(
         chosen = await aget_backend.with_options(**PATIENT)(night.plan.backend, provider)
         told = dry(night.run, chosen, night.run.isa_circuits(), night.plan.parts, night.began)
     else:
-        chosen, circuits = await isa_of(night, backend, isa, provider, seed)
+        chosen, circuits = await isa_of(night.run, provider, backend, isa, seed)
         told = dry(night.run, chosen, circuits, cut_into(night.run, most), night.began)
     return {**night.told(), **told, "status": DONE}
 
@@ -338,12 +326,11 @@ async def report(night: Night, provider: str | None) -> None:
 
 def row(state: PartState) -> dict[str, Any]:
     """A part's row in the summary."""
-    shown = ", ".join(state.circuits[:6]) + (f", … {len(state.circuits)} in all" if len(state.circuits) > 6 else "")
     page = state.handle.page if state.handle is not None else None
     return {
         "part": state.part.label,
-        "circuits": shown,
-        "job": f"[{state.job_id}]({page})" if page else state.job_id,
+        "circuits": some(state.circuits),
+        "job": linked(state.job_id, page),
         "attempt": state.attempt,
         "status": f"{state.status}: {state.reason}" if state.reason else state.status,
         "QPU seconds": state.seconds,

@@ -41,8 +41,8 @@ from prefect_ibmq.artifacts import jobs_table
 from prefect_ibmq.cancellation import cancel_jobs
 from prefect_ibmq.run_listing import is_stopped, write_stopped
 from prefect_ibmq.scripts import for_a_person, line_that_goes_on
-from prefect_ibmq.terminal import counted
 from prefect_ibmq.together import each_of
+from prefect_ibmq.wording import counted, some
 
 SEED = 2026
 # Reads are retried on the wire already; these carry a run through minutes of trouble. Only errors that say that
@@ -81,7 +81,7 @@ async def research_pipeline(
         `archive`, `backend`, `channel`, `job_ids`, `rows`, `run_key`, `seconds`, `plot`.
     """
     began, logger = time.monotonic(), get_run_logger()
-    run = await aopen_run(_circuits(circuits), provider, shots=shots, run_key=run_key, archive=archive)
+    run = await aopen_run(given_circuits(circuits), provider, shots=shots, run_key=run_key, archive=archive)
     logger.info("Run %s: %s of up to %s", run.run_key, counted(len(run.inputs), "circuit"), counted(run.width, "qubit"))
     given = {
         "run_key": run.run_key,
@@ -97,11 +97,7 @@ async def research_pipeline(
     logger.info("To go on with it: %s", line_that_goes_on(__file__, given))
     plan = run.plan()
     if plan is None:
-        chosen = await choose_backend(provider, backend, run.width)
-        if isa:
-            isa_circuits = checked_isa_circuits(run, chosen)
-        else:
-            isa_circuits = await atranspile_circuits(opaque(run.inputs), chosen, provider, seed=seed)
+        chosen, isa_circuits = await isa_of(run, provider, backend, isa, seed)
         if dry_run:
             return dry(run, chosen, isa_circuits, cut_into(run, max_circuits_per_job), began)
         plan = await aplan_run(
@@ -130,11 +126,14 @@ async def research_pipeline(
     return {**told, "seconds": round(time.monotonic() - began, 3)}
 
 
-def checked_isa_circuits(run: Any, backend: Any) -> Any:
-    """The circuits as they are, if they are ISA circuits of the backend: the service would charge for others."""
+async def isa_of(run: Any, provider: str | None, backend: str | None, isa: bool, seed: int) -> tuple[Any, Any]:
+    """The backend, and the run's circuits for it."""
     from prefect_ibmq.transpilation import isa_circuits
 
-    return isa_circuits(run.inputs, backend.target)
+    chosen = await choose_backend(provider, backend, run.width)
+    if isa:  # they are checked: the service would charge for others
+        return chosen, isa_circuits(run.inputs, chosen.target)
+    return chosen, await atranspile_circuits(opaque(run.inputs), chosen, provider, seed=seed)
 
 
 async def choose_backend(provider: str | None, name: str | None, width: int) -> Any:
@@ -222,10 +221,9 @@ def summary(run: Any, backend: str, channel: str, job_ids: list[str], rows: int,
 
 def cut_into(run: Any, max_circuits_per_job: int | None) -> Any:
     """The parts that the run would be cut into."""
-    from prefect_ibmq.packing import Limits
-    from prefect_ibmq.planning import cut
+    from prefect_ibmq.planning import cut, job_limits
 
-    return cut(run.inputs, run.shots, Limits(max_circuits_per_job))[1]
+    return cut(run.inputs, run.shots, job_limits("executor", max_circuits_per_job))[1]
 
 
 def dry(run: Any, backend: Any, isa_circuits: Any, parts: Any, began: float) -> dict[str, Any]:
@@ -253,14 +251,23 @@ def rows_of(run: Any) -> int:
 def row(run: Any, part: Any, finished: Any) -> dict[str, Any]:
     """A part's row in the Prefect UI."""
     names = [each.name for each in run.inputs[part.first : part.last + 1]]
-    shown = ", ".join(names[:6]) + (f", … {len(names)} in all" if len(names) > 6 else "")
     if isinstance(finished, BaseException):
-        return {"circuits": shown, "job": getattr(finished, "job_id", ""), "backend": "", "result": str(finished)}
-    job = f"[{finished.job_id}]({finished.page})" if finished.page else finished.job_id
-    return {"circuits": shown, "job": job, "backend": finished.backend, "result": "in the archive"}
+        return {"circuits": some(names), "job": getattr(finished, "job_id", ""), "backend": "", "result": str(finished)}
+    return {
+        "circuits": some(names),
+        "job": linked(finished.job_id, finished.page),
+        "backend": finished.backend,
+        "result": "in the archive",
+    }
 
 
-def _circuits(path: str | None) -> Any:
+def linked(job_id: str | None, page: str | None) -> str | None:
+    """A job's id, with a link to its page if it has one."""
+    return f"[{job_id}]({page})" if page else job_id
+
+
+def given_circuits(path: str | None) -> Any:
+    """What there is to be run: what is asked for, or the textbook's circuits."""
     if path is not None:
         return path
     from prefect_ibmq.flows.textbook import textbook_circuits

@@ -13,7 +13,8 @@ import typer
 
 from prefect_ibmq.command_options import AsJSON, Provider, provider_of_block
 from prefect_ibmq.errors import InputError
-from prefect_ibmq.terminal import complain, counted, doing, show_listing, stdout
+from prefect_ibmq.terminal import complain, doing, show_listing, stdout
+from prefect_ibmq.wording import counted
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,6 +13,7 @@ from prefect_ibmq import circuit_files, ibm
 from prefect_ibmq.circuit_files import NamedCircuit, automatic_name
 from prefect_ibmq.errors import CircuitError
 from prefect_ibmq.refusals import refuse_program
+from prefect_ibmq.wording import some
 
 if TYPE_CHECKING:
     from qiskit import QuantumCircuit
@@ -245,7 +246,7 @@ def _parameter_problems(one: CircuitInput) -> Iterator[str]:
     names = [str(parameter.name) for parameter in one.circuit.parameters]
     if one.parameter_values is None:
         if names:
-            yield f"has unbound parameters ({_some(names)}): pass (circuit, values), or bind them."
+            yield f"has unbound parameters ({some(names)}): pass (circuit, values), or bind them."
         return
     if one.parameter_values.size == 0:
         yield f"has an empty set of parameter values (shape {one.parameter_values.shape}): it would not run at all."
@@ -258,7 +259,7 @@ def _parameter_problems(one: CircuitInput) -> Iterator[str]:
             if not np.isfinite(column).all()
         ]
         if bad:
-            yield f"has values that are not finite numbers (NaN or infinite) for {_some(bad)}."
+            yield f"has values that are not finite numbers (NaN or infinite) for {some(bad)}."
 
 
 def _measures(circuit: QuantumCircuit) -> bool:
@@ -268,11 +269,6 @@ def _measures(circuit: QuantumCircuit) -> bool:
         else bool(step.clbits) and step.name not in {"break_loop", "continue_loop", "barrier"}
         for step in circuit.data
     )
-
-
-def _some(names: Sequence[str], most: int = 6) -> str:
-    told = ", ".join(names[:most])
-    return f"{told}, … {len(names)} in all" if len(names) > most else told
 
 
 def _checked_shots(shots: object, who: str) -> int | None:
@@ -320,7 +316,7 @@ def _bound(circuit: QuantumCircuit, values: object, label: str) -> BindingsArray
     except (TypeError, ValueError, KeyError) as error:
         why = str(error).rstrip(".")
         raise CircuitError(
-            f"{label}: its parameter values do not fit its {len(names)} parameters ({_some(names)}): {why}.",
+            f"{label}: its parameter values do not fit its {len(names)} parameters ({some(names)}): {why}.",
             hint="Pass a mapping of names to values, or an array whose last axis has one entry for each parameter.",
         ) from error
     given = [str(name) for keys in bindings.data for name in keys]
@@ -334,8 +330,8 @@ def _bound(circuit: QuantumCircuit, values: object, label: str) -> BindingsArray
 def _misfit(given: Sequence[str], names: Sequence[str]) -> str:
     missing = [name for name in names if name not in given]
     unknown = [name for name in given if name not in names]
-    said = [f"no values for {_some(missing)}"] if missing else []
-    said += [f"values for {_some(unknown)}, which it does not have"] if unknown else []
+    said = [f"no values for {some(missing)}"] if missing else []
+    said += [f"values for {some(unknown)}, which it does not have"] if unknown else []
     return "its parameter values hold " + " and ".join(said or ["a parameter twice"])
 
 

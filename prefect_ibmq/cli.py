@@ -24,7 +24,8 @@ from prefect_ibmq._version import __version__
 from prefect_ibmq.calibration_commands import calibrations
 from prefect_ibmq.command_options import AsJSON, Provider, provider_of_block
 from prefect_ibmq.errors import BackendNotFound, ConfigurationError, IBMQError, InputError
-from prefect_ibmq.terminal import complain, counted, doing, quieten_temporary_server, show, show_listing, stderr, stdout
+from prefect_ibmq.terminal import complain, doing, quieten_temporary_server, show, show_listing, stderr, stdout
+from prefect_ibmq.wording import counted
 
 if TYPE_CHECKING:
     from prefect_ibmq.archive.datasets import Archive

@@ -18,6 +18,7 @@ from prefect_ibmq.errors import (
     UnusableAnswer,
 )
 from prefect_ibmq.findings import Finding, apart
+from prefect_ibmq.wording import counted
 
 if TYPE_CHECKING:
     from prefect_ibmq.provider import IBMQProvider
@@ -90,7 +91,7 @@ def check_service(provider: IBMQProvider, *, seconds: float = DEADLINE_SECONDS) 
 
 def _accepted(told: Mapping[str, Any]) -> Finding:
     names, left = told["backends"], told["usage_remaining_seconds"]
-    backends = f"{len(names)} backend{'' if len(names) == 1 else 's'}"
+    backends = counted(len(names), "backend")
     if told["channel"] == "local":
         return Finding("service", "ok", f"The embedded service answers: {backends}")
     detail = f"Instance {told['instance']}"

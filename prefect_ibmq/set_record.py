@@ -21,6 +21,7 @@ from prefect_ibmq.set_parts import SetPart, as_listed, stored_parts, surviving_p
 from prefect_ibmq.set_results import SetResults, Source, collected
 from prefect_ibmq.tags import set_tag
 from prefect_ibmq.wire.rivals import SET_PREFIX
+from prefect_ibmq.wording import counted
 
 if TYPE_CHECKING:
     from prefect_ibmq.archive.datasets import Archive
@@ -136,11 +137,11 @@ class JobSet:
         return "\n".join(lines)
 
     def _summary(self) -> str:
-        counted: dict[str, int] = {}
+        statuses: dict[str, int] = {}
         for part in self.parts:
-            counted[part.status] = counted.get(part.status, 0) + 1
-        told = ", ".join(f"{number} {status.lower()}" for status, number in counted.items()) or "none"
-        return f"{_plural(self.circuits, 'circuit')} in {_plural(len(self.parts), 'job')}: {told}"
+            statuses[part.status] = statuses.get(part.status, 0) + 1
+        told = ", ".join(f"{number} {status.lower()}" for status, number in statuses.items()) or "none"
+        return f"{counted(self.circuits, 'circuit')} in {counted(len(self.parts), 'job')}: {told}"
 
     def refresh(self) -> JobSet:
         """Ask the service how the jobs stand, with one list; returns this set."""
@@ -214,10 +215,6 @@ class JobSet:
         cancelled = await stop_jobs(client, jobs, "cancel_job_set")
         await self._refresh()
         return cancelled
-
-
-def _plural(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _span(part: SetPart) -> str:

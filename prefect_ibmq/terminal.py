@@ -13,7 +13,6 @@ from rich.table import Table
 
 __all__ = [
     "complain",
-    "counted",
     "doing",
     "listing",
     "quieten_temporary_server",
@@ -83,11 +82,6 @@ def stderr() -> Console:
 def complain(message: str) -> None:
     """Say on stderr, in one line, what went wrong."""
     typer.echo(f"error: {' '.join(message.split())}", err=True)
-
-
-def counted(number: int, word: str) -> str:
-    """`1 job`, `2 jobs`."""
-    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 @contextmanager
