@@ -244,8 +244,8 @@ def dry(run: Any, backend: Any, isa_circuits: Any, parts: Any, began: float) -> 
 
 
 def rows_of(run: Any) -> int:
-    """Rows of this run key that the archive holds."""
-    return len(read_counts(run.archive, run_key=run.run_key, columns=["count"]))
+    """Rows of this run's own set that the archive holds."""
+    return len(read_counts(run.archive, set_key=run.set_key, columns=["count"]))
 
 
 def row(run: Any, part: Any, finished: Any) -> dict[str, Any]:

@@ -232,6 +232,17 @@ async def test_isa_circuits_are_checked_and_not_transpiled(served: Any, prefect_
     assert served.posts() == 1
 
 
+async def test_a_dry_run_tells_the_rows_of_its_own_circuits(served: Any, prefect_server: None, tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        (tmp_path / f"{name}.qasm").write_text(qasm2.dumps(ghz(2 if name == "one" else 3)))
+    first = await run(served, tmp_path, circuits=str(tmp_path / "one.qasm"), run_key="shared")
+    assert first["rows"] > 0
+    dry = await run(served, tmp_path, circuits=str(tmp_path / "other.qasm"), run_key="shared", dry_run=True)
+    assert (dry["jobs"], dry["rows"]) == (1, 0)
+    dry = await run(served, tmp_path, circuits=str(tmp_path / "one.qasm"), run_key="shared", dry_run=True)
+    assert (dry["jobs"], dry["rows"]) == (0, first["rows"])
+
+
 async def test_an_archive_that_cannot_be_written_is_told_before_anything_is_posted(
     served: Any, prefect_server: None, tmp_path: Path
 ) -> None:
