@@ -123,22 +123,31 @@ def show_calibration(
     at: At = None,
     known_at: KnownAt = None,
     archive: ArchiveAt = "archive",
+    plot: Plot = None,
     as_json: AsJSON = False,
 ) -> None:
     """Show the calibration of a moment, and its flags.
 
-    It is the newest that was in force then. With --json it is the payload as the service sent it.
+    It is the newest that was in force then. With --json it is the payload as the service sent it, with --plot also a
+    map of the device: qubits by readout error, edges by the error of their gate.
     """
     with doing("reading the archive"):
         opened = _opened(archive)
         if backend is None:
+            if plot is not None:
+                raise InputError("Which backend is to be drawn?", hint="Name it before --plot.")
             _show_holdings(opened, as_json)
             return
-        from prefect_ibmq.archive.calibrations import parameters_table
+        from prefect_ibmq.archive.calibrations import parameters_table, read_configuration
         from prefect_ibmq.calibration_listings import qubits_table
         from prefect_ibmq.calibrations import known_calibration
 
         known = known_calibration(opened, backend, at, known_at)
+        if plot is not None:
+            from prefect_ibmq.calibration_plots import plot_device
+
+            configuration = read_configuration(opened, known.backend, known.last_update_date)
+            _write_picture(plot, plot_device(known, configuration))
         if as_json:
             typer.echo(known.payload.decode("utf-8", "replace"))
             return

@@ -154,6 +154,17 @@ def test_show_lists_qubits_and_what_is_flagged(kept: Path) -> None:
     assert "100 us" in known.stdout
 
 
+def test_show_draws_the_device(kept: Path) -> None:
+    picture = kept / "map.png"
+    done = run("show", "ibm_x", "--archive", kept, "--plot", picture)
+    assert done.exit_code == 0, done.output
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "102 us" in done.stdout
+    nobody = run("show", "--archive", kept, "--plot", kept / "all.png")
+    assert (nobody.exit_code, (kept / "all.png").exists()) == (1, False)
+    assert "Which backend" in nobody.stderr
+
+
 def test_show_json_is_the_payload(kept: Path) -> None:
     done = run("show", "ibm_x", "--at", "2026-08-14T12:00:00Z", "--json", "--archive", kept)
     assert json.loads(done.stdout) == read_calibration(kept, "ibm_x", MADE)
