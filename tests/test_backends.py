@@ -125,7 +125,7 @@ def test_each_rejected_backend_keeps_its_reason(provider: IBMQProvider) -> None:
 
 def test_a_filters_no_and_its_missing_attribute_are_reasons_too(provider: IBMQProvider) -> None:
     def choosy(backend: BackendRecord) -> bool:
-        return backend.num_qubits < 150 and backend.quantum_magic > 5  # type: ignore[no-any-return]
+        return backend.num_qubits < 150 and backend.quantum_magic > 5
 
     records, rejected = list_backends.fn(provider, filters=choosy, explain=True, min_num_qubits=130)
     assert records == []
@@ -151,7 +151,7 @@ def test_a_filter_may_use_the_sync_tasks(provider: IBMQProvider) -> None:
 
     def asking(backend: BackendRecord) -> bool:
         threads.add(threading.current_thread().name)
-        return backend_status.fn(backend, provider).operational  # type: ignore[no-any-return]
+        return backend_status.fn(backend, provider).operational
 
     assert _listed(provider, filters=asking, n_qubits=5) in (["fake_manila"], [])
     assert "prefect-ibmq-wire" not in threads

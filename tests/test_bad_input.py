@@ -14,6 +14,7 @@ from typing import Any
 
 import pybase64
 import pytest
+from option_runs import bell
 from qiskit import QuantumCircuit
 from qiskit.circuit import Parameter
 
@@ -46,14 +47,6 @@ from prefect_ibmq import (
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 GIGABYTE = 2**30
-
-
-def bell(name: str = "bell") -> QuantumCircuit:
-    circuit = QuantumCircuit(2, name=name)
-    circuit.h(0)
-    circuit.cx(0, 1)
-    circuit.measure_all()
-    return circuit
 
 
 def wide() -> QuantumCircuit:

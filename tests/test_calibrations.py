@@ -113,7 +113,7 @@ def test_wrong_arguments_are_told(archive: Archive) -> None:
     for name in ("", "  ", None, 5):
         for asked in (read_calibration, calibration_history, lambda *given: store_calibration(*given, calibration())):
             with pytest.raises(InputError, match="is no backend"):
-                asked(archive, name)  # type: ignore[operator]
+                asked(archive, name)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="is no backend"):
         compact_calibrations.fn(archive, "")
     assert not (Path(archive.url).parent / "nowhere").exists()

@@ -71,7 +71,7 @@ def test_the_key_is_not_in_the_error_of_a_wrong_field(fields: dict[str, Any]) ->
 
 @pytest.mark.parametrize(("given", "token"), [(f" {KEY}\n", KEY), ("", None), ("  ", None), (None, None)])
 def test_a_key_is_stripped(given: str | None, token: str | None) -> None:
-    made = IBMQCredentials(token=given)  # type: ignore[arg-type]
+    made = IBMQCredentials(token=given)
     assert (made.token.get_secret_value() if made.token else None) == token
 
 

@@ -82,7 +82,7 @@ async def test_saving_and_loading_opens_no_connection(sockets: list[object], ins
 @pytest.mark.usefixtures("prefect_server")
 def test_saving_and_loading_in_sync_code() -> None:
     provider = _made()
-    provider.save("provider-sync", overwrite=True)  # type: ignore[unused-coroutine]
+    provider.save("provider-sync", overwrite=True)
     loaded: Any = IBMQProvider.load("provider-sync")
     assert loaded.model_dump() == provider.model_dump()
 
@@ -172,7 +172,7 @@ def test_a_provider_without_an_instance_says_so() -> None:
 
 def test_errors_of_nested_credentials_come_unwrapped_and_without_the_key() -> None:
     with pytest.raises(ConfigurationError, match="is not an address") as told:
-        IBMQProvider(credentials={"token": KEY, "url": "nonsense"}, instance=CRN)  # type: ignore[arg-type]
+        IBMQProvider(credentials={"token": KEY, "url": "nonsense"}, instance=CRN)
     assert KEY not in str(told.value)
 
 

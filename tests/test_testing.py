@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from option_runs import bell
 from prefect import flow
 from qiskit import QuantumCircuit
 
@@ -32,14 +33,6 @@ if TYPE_CHECKING:
     from prefect_ibmq.testing import IBMQServer, IBMQService
 
 pytest_plugins = ["prefect_ibmq.testing"]
-
-
-def bell(name: str = "bell") -> QuantumCircuit:
-    circuit = QuantumCircuit(2, name=name)
-    circuit.h(0)
-    circuit.cx(0, 1)
-    circuit.measure_all()
-    return circuit
 
 
 def flip() -> QuantumCircuit:

@@ -142,7 +142,7 @@ def test_what_cannot_be_read_is_kept_with_the_reason(archive: Archive) -> None:
 def test_a_payload_must_say_whose_it_is(archive: Archive) -> None:
     for store in (store_payload, store_configuration, store_status):
         with pytest.raises(InputError, match="the name of the backend is empty"):
-            store(archive, "", _payload("A"))  # type: ignore[operator]
+            store(archive, "", _payload("A"))
 
 
 def test_a_payload_without_a_single_value_is_kept(archive: Archive) -> None:

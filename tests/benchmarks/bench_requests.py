@@ -149,7 +149,7 @@ def an_hour(jobs: int = 1000) -> tuple[int, float]:
     async def main() -> tuple[int, float]:
         rng = random.Random(5)
         service = Service(jobs, lambda number: rng.uniform(30, 3600))
-        watcher = Watcher(service)  # type: ignore[arg-type]
+        watcher = Watcher(service)
         told = await asyncio.gather(*(ended(watcher, job_id, tag="set") for job_id in service.ends))
         delays = sorted(at - service.ends[record.id] for record, at, _ in told)
         return service.requests, delays[int(len(delays) * 0.95)]
