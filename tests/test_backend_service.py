@@ -6,13 +6,12 @@ import pickle
 from typing import Any
 
 import pytest
+from small_jobs import FLIP
 
 from prefect_ibmq import BackendRecord, IBMQProvider, NotOffered, submit_job
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 pytest_plugins = ["prefect_ibmq.testing"]
-
-FLIP = 'OPENQASM 3.0; include "stdgates.inc"; bit[1] c; x $0; c[0] = measure $0;'
 
 
 def test_backends_are_listed_filtered_and_found_by_name(ibmq_service: Any) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_jobs import submit
 
 from prefect_ibmq import (
     InputError,
@@ -18,19 +19,12 @@ from prefect_ibmq import (
     fetch_result,
     get_job,
     retrieve_job,
-    submit_job,
     update_job_tags,
     wait_for_job,
 )
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 pytest_plugins = ["prefect_ibmq.testing"]
-
-FLIP = 'OPENQASM 3.0; include "stdgates.inc"; bit[1] c; x $0; c[0] = measure $0;'
-
-
-def submit(service: Any, run_key: str = "k", **more: Any) -> Any:
-    return submit_job(FLIP, "fake_manila", provider=service.provider, shots=10, run_key=run_key, **more)
 
 
 def own(service: Any, handle: Any) -> set[str]:

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from small_jobs import submit
 
 from prefect_ibmq import (
     InputError,
@@ -25,19 +26,12 @@ from prefect_ibmq import (
     job_properties,
     queue_info,
     retrieve_job,
-    submit_job,
     time_per_step,
     wait_for_job,
 )
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 pytest_plugins = ["prefect_ibmq.testing"]
-
-FLIP = 'OPENQASM 3.0; include "stdgates.inc"; bit[1] c; x $0; c[0] = measure $0;'
-
-
-def submit(service: Any, run_key: str = "k", **more: Any) -> Any:
-    return submit_job(FLIP, "fake_manila", provider=service.provider, shots=10, run_key=run_key, **more)
 
 
 def test_a_job_is_retrieved_by_its_id_and_finds_its_result(ibmq_service: Any) -> None:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_jobs import FLIP
 
 from prefect_ibmq import IBMQJob, IBMQJobRun, JobTimes, NotFound, QueueInfo
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 pytest_plugins = ["prefect_ibmq.testing"]
 
-FLIP = 'OPENQASM 3.0; include "stdgates.inc"; bit[1] c; x $0; c[0] = measure $0;'
 IDLE = 'OPENQASM 3.0; include "stdgates.inc"; bit[1] c; c[0] = measure $0;'
 
 

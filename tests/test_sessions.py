@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_jobs import FLIP
 
 from prefect_ibmq import (
     InputError,
@@ -32,7 +33,6 @@ from prefect_ibmq.sessions import is_session_error
 pytestmark = pytest.mark.usefixtures("prefect_server")
 pytest_plugins = ["prefect_ibmq.testing"]
 
-FLIP = 'OPENQASM 3.0; include "stdgates.inc"; bit[1] c; x $0; c[0] = measure $0;'
 CRN = "crn:v1:bluemix:public:quantum-computing:us-east:a/1:0-1::"
 
 

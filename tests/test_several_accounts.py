@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
+from small_jobs import FLIP
 
 from prefect_ibmq import (
     IBMQCredentials,
@@ -30,7 +31,6 @@ from prefect_ibmq.embedded import Instance
 pytestmark = pytest.mark.usefixtures("prefect_server")
 pytest_plugins = ["prefect_ibmq.testing"]
 
-FLIP = 'OPENQASM 3.0; include "stdgates.inc"; bit[1] c; x $0; c[0] = measure $0;'
 CRNS = [f"crn:v1:bluemix:public:quantum-computing:us-east:a/{n}:0000-{n}::" for n in range(2)]
 
 
