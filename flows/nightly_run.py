@@ -235,7 +235,7 @@ async def plan_night(
 ) -> None:
     """Choose the backend, transpile and cut into parts, unless an earlier start has done so."""
     if night.plan is None:
-        chosen, circuits = await isa_of(night.run, provider, backend, isa, seed)
+        chosen, circuits = await isa_of(night.run, provider, backend, isa, seed, PATIENT)
         night.plan = await aplan_run(
             night.run, chosen, opaque(circuits), provider, max_circuits_per_job=most, seed=seed
         )
@@ -250,7 +250,7 @@ async def dry_night(
         chosen = await aget_backend.with_options(**PATIENT)(night.plan.backend, provider)
         told = dry(night.run, chosen, night.run.isa_circuits(), night.plan.parts, night.began)
     else:
-        chosen, circuits = await isa_of(night.run, provider, backend, isa, seed)
+        chosen, circuits = await isa_of(night.run, provider, backend, isa, seed, PATIENT)
         told = dry(night.run, chosen, circuits, cut_into(night.run, most), night.began)
     return {**night.told(), **told, "status": DONE}
 

@@ -12,6 +12,7 @@ import asyncio
 import json
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from prefect import flow, get_run_logger
@@ -48,6 +49,8 @@ SEED = 2026
 # Reads are retried on the wire already; these carry a run through minutes of trouble. Only errors that say that
 # waiting can help are retried, so a wrong circuit fails at once and nothing is submitted twice.
 PATIENT: dict[str, Any] = {"retries": 3, "retry_delay_seconds": [5, 30, 120], "retry_jitter_factor": 0.3}
+# As long as nothing is submitted nothing can be lost: whoever watches learns soon that the service does not answer.
+PROMPT: dict[str, Any] = {"retries": 1, "retry_delay_seconds": 5, "retry_jitter_factor": 0.3}
 
 
 @flow(name="research-pipeline", on_cancellation=[cancel_jobs])
@@ -108,7 +111,7 @@ async def research_pipeline(
         if backend not in (None, plan.backend):
             logger.warning("It was planned for %s, so %s is not used; another run key would", plan.backend, backend)
         if dry_run:
-            chosen = await aget_backend.with_options(**PATIENT)(plan.backend, provider)
+            chosen = await aget_backend.with_options(**PROMPT)(plan.backend, provider)
             return dry(run, chosen, run.isa_circuits(), plan.parts, began)
 
     # Whoever runs it again goes on with it; an order to cancel that is given from now on holds.
@@ -126,23 +129,25 @@ async def research_pipeline(
     return {**told, "seconds": round(time.monotonic() - began, 3)}
 
 
-async def isa_of(run: Any, provider: str | None, backend: str | None, isa: bool, seed: int) -> tuple[Any, Any]:
+async def isa_of(
+    run: Any, provider: str | None, backend: str | None, isa: bool, seed: int, retried: Mapping[str, Any] = PROMPT
+) -> tuple[Any, Any]:
     """The backend, and the run's circuits for it."""
     from prefect_ibmq.transpilation import isa_circuits
 
-    chosen = await choose_backend(provider, backend, run.width)
+    chosen = await choose_backend(provider, backend, run.width, retried)
     if isa:  # they are checked: the service would charge for others
         return chosen, isa_circuits(run.inputs, chosen.target)
     return chosen, await atranspile_circuits(opaque(run.inputs), chosen, provider, seed=seed)
 
 
-async def choose_backend(provider: str | None, name: str | None, width: int) -> Any:
+async def choose_backend(provider: str | None, name: str | None, width: int, retried: Mapping[str, Any]) -> Any:
     """The backend asked for, or the least busy one that is wide enough, with its calibration of now."""
     from prefect_ibmq.artifacts import backends_table
 
     if name is not None:
-        return await aget_backend.with_options(**PATIENT)(name, provider)
-    fitting, rejected = await alist_backends.with_options(**PATIENT)(
+        return await aget_backend.with_options(**retried)(name, provider)
+    fitting, rejected = await alist_backends.with_options(**retried)(
         provider, min_num_qubits=width, operational=True, simulator=False, explain=True
     )
     try:
@@ -157,7 +162,7 @@ async def choose_backend(provider: str | None, name: str | None, width: int) -> 
         len(fitting), len(fitting) + len(rejected), chosen.name, chosen.pending_jobs, chosen.num_qubits,
     )  # fmt: skip
     await backends_table(fitting, rejected, chosen.name)
-    return await aget_backend.with_options(**PATIENT)(chosen, provider)
+    return await aget_backend.with_options(**retried)(chosen, provider)
 
 
 async def finish(run: Any, part: Any, provider: str | None, archive: str) -> Any:

@@ -135,8 +135,10 @@ class RuntimeClient:
         payload = await self._http.read_object("/backends", fields="wait_time_seconds" if wait_times else None)
         rows = payload.get("devices")
         if not isinstance(rows, list) or any(not isinstance(row, dict) for row in rows):
-            raise UnusableAnswer(
-                f"The service does not answer in the shape of API version {API_VERSION}.", request="GET /backends"
+            raise ForeignAnswer(
+                f"The service does not answer in the shape of API version {API_VERSION}.",
+                request="GET /backends",
+                hint="Is this the address of IBM's API, and is that version offered still? GET /versions tells.",
             )
         return [BackendSummary.from_payload(row) for row in rows]
 

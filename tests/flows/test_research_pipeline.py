@@ -195,6 +195,17 @@ def test_failures_are_told_on_stderr_with_another_exit_status(command: Command, 
     assert command("--shots", "many").returncode == 2
 
 
+@pytest.mark.slow
+def test_a_service_that_does_not_answer_is_told_soon(command: Command, served: Any, tmp_path: Path) -> None:
+    circuit = tmp_path / "one.qasm"
+    circuit.write_text(qasm2.dumps(ghz()))
+    began = time.monotonic()
+    done = command("--circuits", circuit, **served.env | {"QISKIT_IBM_URL": "http://127.0.0.1:9/api/v1"})
+    assert done.returncode == 1
+    assert "No connection to 127.0.0.1" in done.stderr
+    assert time.monotonic() - began < 90  # with minutes of patience: 200
+
+
 # --- as a function -----------------------------------------------------------------------------------------------
 
 
