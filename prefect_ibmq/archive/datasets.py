@@ -39,6 +39,10 @@ SOUGHT = frozenset({"run_key", "set_key", "position", "circuit", "job_id", "crea
 """What rows are mostly looked for by: of these columns a row group tells its least and greatest value."""
 LONG_TEXT = 32  # bytes a row from which a text column is not dictionary-encoded
 DIGEST_LETTERS = 32
+# A bit that has flipped on a disk in the course of years shall not become another value.
+_CHECKED = ds.ParquetFileFormat(
+    default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+)
 
 Filters: TypeAlias = Mapping[str, object] | ds.Expression | None
 """Which rows: column to value, to several values, or to None (is null); or an expression of `pyarrow.compute`."""
@@ -174,7 +178,7 @@ class Archive:
             found = ds.dataset(
                 list(files),
                 schema=spec.schema,
-                format="parquet",
+                format=_CHECKED,
                 filesystem=self.storage.arrow(),
                 partitioning=hive,
                 partition_base_dir=spec.name,
@@ -230,6 +234,7 @@ class _FileWriter:
                 store_schema=False,
                 use_dictionary=[name for name in rows.schema.names if name not in long],
                 write_statistics=[name for name in rows.schema.names if name in SOUGHT],
+                write_page_checksum=True,
             )
             self._writer.add_key_value_metadata({"prefect_ibmq.schema": f"{self._spec.name}/{self._spec.version}"})
         self._writer.write_batch(rows)

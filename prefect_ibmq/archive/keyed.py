@@ -118,6 +118,7 @@ def _write_parquet(file: Any, spec: Dataset, rows: pa.Table, keys: Sequence[str]
         write_statistics=coded if len(keys) > 1 else False,
         column_encoding=dict.fromkeys(spec.counting, "DELTA_BINARY_PACKED") or None,
         data_page_size=PAGE_BYTES if spec.plain else None,
+        write_page_checksum=True,
     ) as writer:
         metadata = {SCHEMA.decode(): f"{spec.name}/{spec.version}"}
         if len(keys) > 1:
@@ -224,7 +225,10 @@ def _is_of(name: str, key: str) -> bool:
 
 @contextmanager
 def _opened(storage: Storage, name: str) -> Iterator[pq.ParquetFile]:
-    with telling(storage.address(name), "read"), pq.ParquetFile(storage.arrow().open_input_file(name)) as file:
+    with (
+        telling(storage.address(name), "read"),
+        pq.ParquetFile(storage.arrow().open_input_file(name), page_checksum_verification=True) as file,
+    ):
         yield file
 
 

@@ -114,7 +114,7 @@ def telling(address: str, doing: str) -> Iterator[None]:
     except IBMQError:
         raise
     except Exception as error:
-        rule, hint = _rule(error)
+        rule, hint = _rule(error, doing)
         raise ArchiveError(f"The archive cannot {doing} {address}: {rule}.", hint=hint) from error
 
 
@@ -132,7 +132,7 @@ _RULES = {
 }
 
 
-def _rule(error: Exception) -> tuple[str, str]:
+def _rule(error: Exception, doing: str) -> tuple[str, str]:
     if isinstance(error, ImportError):
         return f"a package is missing ({error})", "For S3: pip install 'prefect-ibmq[s3]'."
     if isinstance(error, OSError):
@@ -140,7 +140,16 @@ def _rule(error: Exception) -> tuple[str, str]:
         if number in _RULES:
             return _RULES[number]
     told = str(error).strip().rstrip(".") or type(error).__name__
+    if doing == "read" and _is_arrows(error):
+        return f"the file is damaged ({told})", "Bring it back from a copy, or move it elsewhere to read the rest."
     return told, "Check the address, and the credentials in the environment or the profile."
+
+
+def _is_arrows(error: Exception) -> bool:
+    """Whether it is what Arrow makes of a Parquet file that it cannot follow; trouble of a file system has a number."""
+    import pyarrow as pa
+
+    return isinstance(error, pa.ArrowException) or (type(error) is OSError and error.errno is None)
 
 
 def _errno_of(error: OSError) -> int | None:

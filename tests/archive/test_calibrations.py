@@ -433,6 +433,47 @@ def test_a_lost_payload_is_named(archive: Archive) -> None:
         read_payload(archive, "ibm_x")
 
 
+@pytest.mark.parametrize("part", ["empty", "head", "most", "overwritten", "a bit"])
+def test_a_damaged_file_is_named_as_what_it_is(archive: Archive, part: str) -> None:
+    store_payload(archive, "ibm_x", _payload("A"))
+    (path,) = Path(archive.url, "calibrations", "backend=ibm_x").iterdir()
+    whole = path.read_bytes()
+    damaged = {
+        "empty": b"",
+        "head": whole[:10],
+        "most": whole[:-20],
+        "overwritten": whole[:30] + bytes(len(whole) // 2) + whole[30 + len(whole) // 2 :],
+        "a bit": _with_bit_flipped(whole, len(whole) // 3),
+    }
+    path.write_bytes(damaged[part])
+    with pytest.raises(ArchiveError, match=f"{path.name}: the file is damaged") as raised:
+        read_payload(archive, "ibm_x")
+    assert "copy" in str(raised.value.hint)
+
+
+def _with_bit_flipped(content: bytes, place: int) -> bytes:
+    return content[:place] + bytes([content[place] ^ 2]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize("table", ["calibrations", "calibration_parameters"])
+def test_a_bit_that_flips_on_the_disk_becomes_no_other_value(archive: Archive, table: str) -> None:
+    store_payload(archive, "ibm_x", ibm.device_properties("fake_manila"), NOON)
+
+    def told() -> tuple[bytes, pa.Table]:
+        return read_payload(archive, "ibm_x").payload, archive.read(table)
+
+    (path,) = Path(archive.url, table, "backend=ibm_x").iterdir()
+    whole, good, noticed = path.read_bytes(), told(), 0
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    for place in range(4, footer, footer // 60):
+        path.write_bytes(_with_bit_flipped(whole, place))
+        try:
+            assert told() == good
+        except ArchiveError:
+            noticed += 1
+    assert noticed > 40
+
+
 def test_a_file_that_is_not_ours_is_named(archive: Archive) -> None:
     store_payload(archive, "ibm_x", _payload("A"))
     folder = Path(archive.url) / "calibration_observations" / "backend=ibm_x"
