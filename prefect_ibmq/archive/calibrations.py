@@ -34,6 +34,7 @@ from prefect_ibmq.archive.schemas import (
     CONFIGURATIONS,
     QUARANTINED_CALIBRATIONS,
     REPEATED_OBSERVATIONS,
+    Dataset,
 )
 from prefect_ibmq.errors import ArchiveError, CalibrationNotFound
 
@@ -195,18 +196,20 @@ def observations(archive: Archive, backend: str | None = None) -> pa.Table:
 
     Seeing the same one again and again is one observation: the first.
     """
+    return _seen(archive, CALIBRATION_OBSERVATIONS, backend)
+
+
+def _seen(archive: Archive, spec: Dataset, backend: str | None) -> pa.Table:
     filters = None if backend is None else {"backend": backend}
     columns = ["backend", "snapshot", "last_update_date", "collected_at", "observation"]
-    found = archive.read(CALIBRATION_OBSERVATIONS.name, columns, filters)
+    found = archive.read(spec.name, columns, filters)
     return found.sort_by([("backend", "ascending"), ("observation", "ascending")]).drop_columns(["observation"])
 
 
 def snapshots(archive: Archive, backend: str | None = None) -> pa.Table:
-    """Every calibration there is: `backend`, `snapshot`, `last_update_date`, `first_seen`, `last_seen`, oldest first.
-
-    `last_seen` is the last time that it was seen after another one.
-    """
-    told = observations(archive, backend).group_by(["backend", "snapshot", "last_update_date"])
+    """Every calibration: `backend`, `snapshot`, `last_update_date`, `first_seen` and `last_seen`, oldest first."""
+    seen = [_seen(archive, spec, backend) for spec in (CALIBRATION_OBSERVATIONS, REPEATED_OBSERVATIONS)]
+    told = pa.concat_tables(seen).group_by(["backend", "snapshot", "last_update_date"])
     found = told.aggregate([("collected_at", "min"), ("collected_at", "max")])
     found = found.rename_columns(["backend", "snapshot", "last_update_date", "first_seen", "last_seen"])
     return found.sort_by([(name, "ascending") for name in ("backend", "last_update_date", "first_seen", "snapshot")])

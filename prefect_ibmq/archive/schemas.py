@@ -226,8 +226,8 @@ CALIBRATION_OBSERVATIONS = Dataset(
 REPEATED_OBSERVATIONS = replace(CALIBRATION_OBSERVATIONS, name="repeated_observations")
 """When a calibration was seen that was no other one than before.
 
-They tell which of several calibrations of one date was seen latest, should what lies between two of them become known
-later, or be written at the same time by somebody else. Nothing else needs them.
+They tell until when a calibration was seen, and which of several of one date was seen latest, should what lies between
+two sightings become known later, or be written at the same time by somebody else.
 """
 
 QUARANTINED_CALIBRATIONS = Dataset(
