@@ -17,13 +17,14 @@ from prefect_ibmq.wording import some
 
 if TYPE_CHECKING:
     from qiskit import QuantumCircuit
+    from qiskit.circuit import Clbit
     from qiskit.primitives.containers.bindings_array import BindingsArray
     from qiskit.primitives.containers.sampler_pub import SamplerPub
     from qiskit.transpiler import Target
 
     from prefect_ibmq.observables import Observed
 
-__all__ = ["CircuitInput", "bound_to", "check_isa", "check_runnable", "executions", "load_circuits"]
+__all__ = ["CircuitInput", "bound_to", "check_isa", "check_runnable", "executions", "load_circuits", "measured_bits"]
 
 _TOLD = 5  # problems in one error message; the rest is counted
 
@@ -260,6 +261,18 @@ def _parameter_problems(one: CircuitInput) -> Iterator[str]:
         ]
         if bad:
             yield f"has values that are not finite numbers (NaN or infinite) for {some(bad)}."
+
+
+def measured_bits(circuit: QuantumCircuit) -> set[Clbit]:
+    """The classical bits that a circuit measures into, in its control flow, too."""
+    found: set[Clbit] = set()
+    for step in circuit.data:
+        for block in step.operation.blocks if step.is_control_flow() else ():
+            inner = measured_bits(block)
+            found.update(bit for bit, of_block in zip(step.clbits, block.clbits, strict=True) if of_block in inner)
+        if step.name.startswith("measure"):
+            found.update(step.clbits)
+    return found
 
 
 def _measures(circuit: QuantumCircuit) -> bool:

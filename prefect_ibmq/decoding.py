@@ -14,7 +14,7 @@ from prefect_ibmq.run_logs import run_logger
 from prefect_ibmq.settings import get_settings
 
 if TYPE_CHECKING:
-    from qiskit.primitives import PrimitiveResult
+    from qiskit.primitives import PrimitiveResult, PubResult
 
     from prefect_ibmq.circuits import CircuitInput
 
@@ -49,7 +49,7 @@ def decoded(handle: JobHandle, text: bytes, inputs: Sequence[CircuitInput] | Non
         inputs: The circuits of its part, for names and parameter values; what is missing is read from the metadata.
 
     Raises:
-        ResultUnreadable: The text cannot be decoded, or is of another number of circuits.
+        ResultUnreadable: The text cannot be decoded, is of another number of circuits, or lacks registers of theirs.
     """
     from qiskit.primitives import PrimitiveResult
 
@@ -70,10 +70,33 @@ def decoded(handle: JobHandle, text: bytes, inputs: Sequence[CircuitInput] | Non
     for offset, pub in enumerate(pubs):
         item = inputs[offset] if inputs is not None and offset < len(inputs) else None
         if item is not None:
+            _check_registers(handle, item, pub)
             told = {"position": item.position, "circuit": item.name, "parameters": item.parameter_values}
             pub.metadata[STAMP] |= told
     job = pubs[0].metadata[STAMP]["job"] if pubs else handle.model_dump(mode="json")
     return PrimitiveResult(pubs, metadata={**result.metadata, STAMP: {"job": job}})
+
+
+def _check_registers(handle: JobHandle, item: CircuitInput, pub: PubResult) -> None:
+    """Whether a result has what its circuit measures; what is left out must not look as if nothing was measured."""
+    if item.observed is not None:
+        return
+    from qiskit.primitives import BitArray
+
+    from prefect_ibmq.circuits import measured_bits
+
+    told, measured = dict(pub.data.items()), measured_bits(item.circuit)
+    for register in item.circuit.cregs:
+        found = told.get(register.name)
+        if found is None and not measured.isdisjoint(register):
+            said = f"has no register {register.name!r}; it has {', '.join(map(repr, told)) or 'none'}"
+        elif isinstance(found, BitArray) and found.num_bits != register.size:
+            said = f"has {found.num_bits} bits of the register {register.name!r}, which has {register.size}"
+        else:
+            continue
+        raise ResultUnreadable(
+            f"Job {handle.job_id}: the result of {item.label} {said}.", hint="Its text is stored; nothing is lost."
+        )
 
 
 def _one_by_one(handle: JobHandle, result: PrimitiveResult) -> list[Any]:

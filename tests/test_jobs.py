@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from prefect import flow
-from qiskit import QuantumCircuit
+from qiskit import ClassicalRegister, QuantumCircuit, QuantumRegister
 
 from prefect_ibmq import (
     DeadlineExceeded,
@@ -35,6 +35,7 @@ from prefect_ibmq import (
     transpile_circuits,
     wait_for_job,
 )
+from prefect_ibmq.circuits import load_circuits
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -250,6 +251,21 @@ def test_a_result_of_another_number_of_circuits_is_refused(submit: Any, served: 
     stored.rename(stored.with_name("raw.0-3.1.json"))
     with pytest.raises(ResultUnreadable, match=r"circuits 0 to 3.*is of 1"):
         fetch_result(wider, served.provider(), archive=tmp_path)
+
+
+def test_a_result_without_what_its_circuit_measures_is_refused(
+    submit: Any, served: Any, isa_bell: QuantumCircuit, tmp_path: Path
+) -> None:
+    handle = wait_for_job(submit("too few registers"), served.provider(), archive=tmp_path)
+    fetch_result(handle, served.provider(), archive=tmp_path, inputs=load_circuits(isa_bell))
+    more, wider = isa_bell.copy(), QuantumCircuit(QuantumRegister(3), ClassicalRegister(3, "meas"))
+    more.add_register(ClassicalRegister(2, "late"), ClassicalRegister(1, "never measured"))
+    with more.if_test((more.clbits[0], 1)):
+        more.measure(0, more.cregs[1][1])
+    refused = ((more, r"no register 'late'; it has 'meas'"), (wider, r"2 bits of .* 'meas', which has 3"))
+    for circuit, said in refused:
+        with pytest.raises(ResultUnreadable, match=said + ".*stored; nothing is lost"):
+            fetch_result(handle, served.provider(), archive=tmp_path, inputs=load_circuits(circuit))
 
 
 def test_a_job_of_another_account_or_address_is_not_asked_for(submit: Any, served: Any, local: IBMQProvider) -> None:
