@@ -50,7 +50,7 @@ SEED = 2026
 # waiting can help are retried, so a wrong circuit fails at once and nothing is submitted twice.
 PATIENT: dict[str, Any] = {"retries": 3, "retry_delay_seconds": [5, 30, 120], "retry_jitter_factor": 0.3}
 # As long as nothing is submitted nothing can be lost: whoever watches learns soon that the service does not answer.
-PROMPT: dict[str, Any] = {"retries": 1, "retry_delay_seconds": 5, "retry_jitter_factor": 0.3}
+PROMPT: dict[str, Any] = {"retries": 2, "retry_delay_seconds": [5, 20], "retry_jitter_factor": 0.3}
 
 
 @flow(name="research-pipeline", on_cancellation=[cancel_jobs])

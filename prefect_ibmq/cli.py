@@ -24,7 +24,16 @@ from prefect_ibmq._version import __version__
 from prefect_ibmq.calibration_commands import calibrations
 from prefect_ibmq.command_options import AsJSON, Provider, provider_of_block
 from prefect_ibmq.errors import BackendNotFound, ConfigurationError, IBMQError, InputError
-from prefect_ibmq.terminal import complain, doing, quieten_temporary_server, show, show_listing, stderr, stdout
+from prefect_ibmq.terminal import (
+    complain,
+    doing,
+    quieten_retries,
+    quieten_temporary_server,
+    show,
+    show_listing,
+    stderr,
+    stdout,
+)
 from prefect_ibmq.wording import counted
 
 if TYPE_CHECKING:
@@ -450,14 +459,11 @@ def _local_extra() -> Iterator[None]:
 
 
 def _quieten() -> None:
-    """Keep what others log from standing between our lines.
-
-    Prefect tells when it starts and stops a temporary server; stamina tells that it retries, but not what.
-    """
-    for name in ("prefect", "stamina"):
-        logger = logging.getLogger(name)
-        logger.setLevel(max(logger.level, logging.WARNING if name == "prefect" else logging.ERROR))
+    """Keep what others log from standing between our lines: Prefect tells when it starts and stops a server."""
+    logger = logging.getLogger("prefect")
+    logger.setLevel(max(logger.level, logging.WARNING))
     quieten_temporary_server()
+    quieten_retries()
 
 
 def main() -> None:

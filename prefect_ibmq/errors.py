@@ -166,6 +166,7 @@ class ServiceError(IBMQError):
         facts = [f"HTTP {status}"]
         facts += [f"code {code}"] if code is not None else []
         facts += [f"trace {trace}"] if trace else []
+        facts += [f"asks to wait {retry_after:g} s"] if retry_after else []
         where = f"{request}: " if request else ""
         super().__init__(f"{where}{message} ({', '.join(facts)})", hint=solution)
 

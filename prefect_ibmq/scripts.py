@@ -18,7 +18,7 @@ from prefect.exceptions import TerminationSignal
 from prefect_ibmq.credentials import LOCAL, VARIABLES
 from prefect_ibmq.deadlines import leave
 from prefect_ibmq.errors import ConfigurationError, IBMQError
-from prefect_ibmq.terminal import quieten_temporary_server
+from prefect_ibmq.terminal import quieten_retries, quieten_temporary_server
 
 __all__ = ["for_a_person", "line_that_goes_on", "telling_that_prefect_is_away"]
 
@@ -72,6 +72,7 @@ def for_a_person(stopped: str = _STOPPED) -> Iterator[None]:
         stopped: What to say after either.
     """
     quieten_temporary_server()
+    quieten_retries()
     plain = _Plain()
     for name in _PREFECT_LOGGERS:
         logging.getLogger(name).addFilter(plain)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ __all__ = [
     "complain",
     "doing",
     "listing",
+    "quieten_retries",
     "quieten_temporary_server",
     "show",
     "show_listing",
@@ -66,6 +68,11 @@ def show_listing(table: Table, out: Console, *, spare: tuple[str, ...] = ()) -> 
     show(table, out)
     if left_out:
         typer.echo(f"(no room for: {', '.join(left_out)}; --json and wider terminals show all)\n")
+
+
+def quieten_retries() -> None:
+    """Keep stamina from telling that it retries, but not what: the wire tells both, where it takes longer."""
+    logging.getLogger("stamina").setLevel(logging.ERROR)
 
 
 def quieten_temporary_server() -> None:

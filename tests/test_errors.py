@@ -141,7 +141,7 @@ def test_only_errors_that_time_can_mend_are_retryable() -> None:
 
 def test_a_service_error_tells_its_facts() -> None:
     error = EXAMPLES[6]
-    assert str(error) == "POST /jobs: Bad request (HTTP 400, code 1208, trace abc) Mend it."
+    assert str(error) == "POST /jobs: Bad request (HTTP 400, code 1208, trace abc, asks to wait 3.5 s) Mend it."
 
 
 def test_no_backend_left_tells_each_reason() -> None:

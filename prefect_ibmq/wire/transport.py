@@ -8,6 +8,7 @@ what is accepted; only gzip is asked for.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 import zlib
@@ -34,6 +35,8 @@ RETRYABLE_STATUSES = frozenset({429, 500, 502, 503, 504, 520, 521, 522, 524})
 MAX_ERROR_BYTES = 2**20
 _NO_CONNECTION = "Check the address, the network and proxies; `prefect-ibmq doctor` tells them apart."
 _TOO_LARGE = "If it is the service's, raise PREFECT_INTEGRATIONS_IBMQ_MAX_ANSWER_BYTES or …_MAX_RESULT_BYTES."
+_logger = logging.getLogger("prefect_ibmq.wire")
+_TOLD_FROM = 3  # tries without an answer from which on whoever watches is told
 _STEP = 2**20  # most that one step of unpacking yields
 
 Sink = Callable[[bytes], object]
@@ -284,11 +287,15 @@ async def retried(attempt: Callable[[float], Awaitable[Answer]], limits: Limits,
     started, sent = time.monotonic(), 0
 
     def pause(error: Exception) -> bool | float:
+        if not _is_worth_repeating(error):
+            return False
         asked = getattr(error, "retry_after", None)
-        if not _is_worth_repeating(error) or asked is None:
-            return _is_worth_repeating(error)
         left = limits.retry_seconds - (time.monotonic() - started)
-        return False if asked > left else max(float(asked), 0.01) * (1 + random.random() / 20)
+        if asked is not None and asked > left:
+            return False
+        if _TOLD_FROM <= sent < limits.retry_attempts:
+            _logger.warning("Tried %d times, and tried again: %s", sent, error)
+        return True if asked is None else max(float(asked), 0.01) * (1 + random.random() / 20)
 
     def allowed() -> float:
         left = limits.retry_seconds - (time.monotonic() - started)

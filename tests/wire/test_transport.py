@@ -67,6 +67,17 @@ async def test_read_gives_up_after_its_attempts(server: Any) -> None:
     assert server.count(VERSIONS) == 2
 
 
+async def test_who_waits_is_told_what_is_tried_again_once_it_takes_longer(
+    server: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.on(VERSIONS, *[server.answer(*error(1000, 503))] * 4, server.answer(GOOD))
+    async with server.client() as client:
+        await client.versions()
+    said = [record.getMessage() for record in caplog.records if record.name == "prefect_ibmq.wire"]
+    assert [words[:13] for words in said] == ["Tried 3 times", "Tried 4 times"]
+    assert all("HTTP 503" in words and "trace-1" in words for words in said)
+
+
 @pytest.mark.parametrize("status", [400, 404, 409, 501])
 async def test_read_is_not_retried_where_no_retry_helps(server: Any, status: int) -> None:
     server.on(VERSIONS, server.answer(*error(1208, status)))
@@ -93,7 +104,7 @@ async def test_retry_after_beyond_the_limit_is_told_and_not_waited_for(server: A
         VERSIONS, server.answer(status=429, body=b"slow down", kind="text/plain", headers={"retry-after": "3600"})
     )
     async with server.client() as client:
-        with pytest.raises(RateLimited) as caught:
+        with pytest.raises(RateLimited, match="asks to wait 3600 s") as caught:
             await client.versions()
     assert caught.value.retry_after == 3600
     assert server.count(VERSIONS) == 1
