@@ -85,10 +85,10 @@ def _check_registers(handle: JobHandle, item: CircuitInput, pub: PubResult) -> N
 
     from prefect_ibmq.circuits import measured_bits
 
-    told, measured = dict(pub.data.items()), measured_bits(item.circuit)
+    told = dict(pub.data.items())
     for register in item.circuit.cregs:
         found = told.get(register.name)
-        if found is None and not measured.isdisjoint(register):
+        if found is None and not measured_bits(item.circuit).isdisjoint(register):
             said = f"has no register {register.name!r}; it has {', '.join(map(repr, told)) or 'none'}"
         elif isinstance(found, BitArray) and found.num_bits != register.size:
             said = f"has {found.num_bits} bits of the register {register.name!r}, which has {register.size}"
