@@ -237,7 +237,9 @@ async def plan_a_run(
 def _tell_namesakes(run: Run) -> None:
     """Warn of a new set where it looks as if an old one was meant: paying twice is easy if circuits are drawn anew."""
     others = run.namesakes()
-    if others and not any(map(is_taken_up, others)):
+    if any(map(is_taken_up, others)):
+        return
+    if others := [each for each in others if run.archive.storage.exists(f"runs/{each}/plan.json")]:
         run_logger().warning(
             "Run key %r has another set already (%s), of other circuits, shots, options or instance. This one is new, "
             "and paid for. A retry goes on with its jobs only if it builds the same circuits again: fix their seeds.",

@@ -293,13 +293,14 @@ class Run:
             self.archive.storage.put(f"{self.folder}/parameters.json", swept)
         if (observed := dumped_observables(self.inputs)) is not None:
             self.archive.storage.put(f"{self.folder}/observables.json", observed)
-        self.archive.storage.put(f"{self.folder}/plan.json", plan.model_dump_json(indent=1).encode())
+        # Before the plan: who finds a plan writes nothing more.
         self.archive.storage.put(f"{self._called}/{self.set_key}", self.run_key.encode())
+        self.archive.storage.put(f"{self.folder}/plan.json", plan.model_dump_json(indent=1).encode())
         return plan
 
     def namesakes(self) -> list[str]:
-        """Set keys of the other sets that were planned with this run key in this archive."""
-        names = (entry.name.rsplit("/", 1)[-1] for entry in self.archive.storage.entries(self._called))
+        """Set keys of the other sets that were planned, or nearly so, with this run key in this archive."""
+        names = (name.rsplit("/", 1)[-1] for name in self.archive.storage.names(self._called))
         return [name for name in names if name != self.set_key]
 
     @property

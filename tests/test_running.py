@@ -17,6 +17,7 @@ from qiskit import ClassicalRegister, QuantumCircuit, QuantumRegister
 from qiskit.circuit import Parameter
 
 from prefect_ibmq import (
+    ArchiveError,
     IBMQProvider,
     InputError,
     ServiceError,
@@ -579,3 +580,21 @@ def test_a_new_process_with_other_circuits_is_warned_of(
     run_it.fn(flipped(1), local, tmp_path)
     assert caplog.text.count(NAMESAKE) == 1
     assert "'again'" in caplog.text
+
+
+def test_no_set_has_a_plan_that_its_run_key_does_not_know(local: IBMQProvider, tmp_path: Path) -> None:
+    (tmp_path / "run_keys").write_text("in the way")
+    with pytest.raises(ArchiveError, match="run_keys"):
+        run_it.fn(flipped(0), local, tmp_path)
+    assert not list(tmp_path.glob("runs/*/plan.json"))
+
+
+def test_a_set_that_was_never_planned_is_nothing_to_warn_of(
+    local: IBMQProvider, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_it.fn(flipped(0), local, tmp_path)
+    (plan,) = tmp_path.glob("runs/*/plan.json")
+    plan.unlink()  # as if the process had died just before it was written
+    monkeypatch.setattr("prefect_ibmq.run_keys._taken_up", {})
+    run_it.fn(flipped(1), local, tmp_path)
+    assert NAMESAKE not in caplog.text
